@@ -1,0 +1,372 @@
+"""GridDiT: the flow-matching transformer from prompt condition to token grid.
+
+Lumina Next-DiT over the plain sequence class, registers, patches; gated cross attention to the projected
+condition; time and pooled condition modulate every block (spec gap3d.md 3). Module names give the released
+state-dict keys behind ``model.dit.``, hence the inner ``model`` and the unlovely ``attn2.to_out.0``.
+
+Notable: the condition is constant over a sampling run, so its projection and every block's cross-attention keys
+and values can be computed once (`GridDiT.condition_cache`) and passed to each step.
+"""
+
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.models.token_grid import GridState, unpack_grid
+from gap3d_app.nn.embeddings import timestep_embedding
+
+TIME_CHANNELS = 256
+
+
+@dataclass
+class GridDiTConfig:
+    """Sizes of a GridDiT under the released constructor names.
+
+    `ffn_dim` is the feed-forward width; left at None it follows the released rule, int(8/3 dim) rounded up to
+    `multiple_of` (4864 at full size; library versions disagree, so a loader takes it from the tensor).
+    `input_size` is the side of the square grid used for sampling; the network itself takes any height and width.
+    The last four fields name released options that have one supported value.
+    """
+
+    input_size: int = 37
+    in_channels: int = 1024
+    dim: int = 1792
+    n_layers: int = 24
+    n_heads: int = 28
+    n_kv_heads: int | None = None
+    ffn_dim: int | None = None
+    multiple_of: int = 256
+    norm_eps: float = 1e-5
+    latent_embedding_size: int = 2048
+    num_register_tokens: int = 4
+    patch_size: int = 1
+    qk_norm: bool = True
+    learn_sigma: bool = False
+    ffn_dim_multiplier: float | None = None
+    summary_token_dim: int | None = None
+    modulation_dim: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if (self.patch_size, self.qk_norm, self.learn_sigma) != (1, True, False):
+            raise ValueError("GridDiT supports patch_size 1, qk_norm true and learn_sigma false only")
+        if self.ffn_dim_multiplier is not None or self.summary_token_dim is not None:
+            raise ValueError("GridDiT supports neither ffn_dim_multiplier nor summary_token_dim")
+        self.n_kv_heads = self.n_kv_heads or self.n_heads
+        if self.dim % (4 * self.n_heads) or self.n_heads % self.n_kv_heads:
+            raise ValueError("dim must divide into heads of a multiple of 4, heads into key/value heads")
+        if self.ffn_dim is None:
+            inner = int(2 * (4 * self.dim) / 3)
+            self.ffn_dim = -(-inner // self.multiple_of) * self.multiple_of
+        self.modulation_dim = min(self.dim, 1024)
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    def to_args(self) -> dict:
+        """Constructor arguments as plain JSON values."""
+        args = asdict(self)
+        args.pop("modulation_dim")
+        return args
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor], input_size: int = 37) -> "GridDiTConfig":
+        """Sizes read from tensor shapes (keys start with ``model.``); the release stores no config of its own."""
+        dim, in_channels = state["model.patch_embedder.proj.weight"].shape
+        heads = state["model.layers.0.gate"].shape[0]
+        layers = {key.split(".")[2] for key in state if key.startswith("model.layers.")}
+        return cls(
+            input_size=input_size,
+            in_channels=in_channels,
+            dim=dim,
+            n_layers=len(layers),
+            n_heads=heads,
+            n_kv_heads=state["model.layers.0.attn1.to_k.weight"].shape[0] * heads // dim,
+            ffn_dim=state["model.layers.0.feed_forward.linear_1.weight"].shape[0],
+            latent_embedding_size=state["model.caption_projection.linear_1.weight"].shape[1],
+            num_register_tokens=state["model.reg_roles"].shape[1],
+        )
+
+
+class ConditionCache(NamedTuple):
+    """What one prompt contributes to every step.
+
+    tokens ``[B, L, dim]`` projected condition; pooled ``[B, modulation_dim]``; keys_values: per block the cross
+    attention's key and value, each ``[B, heads, L, head_dim]``; key_mask ``[B, 1, 1, L]`` bool or None.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    keys_values: list[tuple[Tensor, Tensor]]
+    key_mask: Tensor | None
+
+
+def rope_table(height: int, width: int, head_dim: int, leading: int = 5, device=None) -> tuple[Tensor, Tensor]:
+    """Cosine and sine ``[leading + height*width, head_dim/2]`` float32 of the 2-D rotary code (spec 3.4).
+
+    Channel pair 2k turns by row * f_k, pair 2k + 1 by column * f_k, with f_k = 10000^(-2k / (head_dim/2)) and
+    k < head_dim/4. The leading class and register tokens do not turn.
+    """
+    half = head_dim // 2
+    frequency = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    row = torch.arange(height, dtype=torch.float64)[:, None, None] * frequency
+    column = torch.arange(width, dtype=torch.float64)[None, :, None] * frequency
+    shape = (height, width, half // 2)
+    angle = torch.stack([row.expand(shape), column.expand(shape)], dim=-1).reshape(height * width, half)
+    angle = torch.cat([angle.new_zeros(leading, half), angle])
+    return angle.cos().float().to(device), angle.sin().float().to(device)
+
+
+@lru_cache(maxsize=8)
+def _tiled_rope(height: int, width: int, head_dim: int, heads: int, leading: int, device: torch.device):
+    """The table laid out for `rotate`: per channel, repeated for all heads, the sine signed."""
+    with torch.inference_mode(False):
+        cos, sin = rope_table(height, width, head_dim, leading, device)
+        cos = cos.repeat_interleave(2, dim=-1).repeat(1, heads)
+        sin = torch.stack([-sin, sin], dim=-1).flatten(1).repeat(1, heads)
+    return cos, sin
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs of ``x [B, N, heads*head_dim]``; float32 inside, dtype kept.
+
+    cos, sin ``[N, heads*head_dim]``: per channel cosine, and sine with minus sign on the first of each pair.
+    """
+    wide = x.float()
+    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
+
+
+class _Mlp(nn.Module):
+    """linear_1, activation, linear_2."""
+
+    def __init__(self, dim_in: int, dim: int, activation: nn.Module):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim_in, dim)
+        self.activation = activation
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class _TimeCaptionEmbed(nn.Module):
+    """Modulation vector: time through an MLP plus the mean projected condition."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        width = config.modulation_dim
+        self.timestep_embedder = _Mlp(TIME_CHANNELS, width, nn.SiLU())
+        self.caption_embedder = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, width))
+
+    def time(self, timestep: Tensor) -> Tensor:
+        return self.timestep_embedder(timestep_embedding(timestep, TIME_CHANNELS).to(self.timestep_embedder.linear_1.weight.dtype))
+
+    def pooled(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        wide = tokens.float()
+        if mask is None:
+            mean = wide.mean(dim=1)
+        else:
+            weight = mask.to(wide).unsqueeze(-1)
+            mean = (wide * weight).sum(1) / weight.sum(1).clamp_min(1)
+        return self.caption_embedder(mean.to(tokens.dtype))
+
+
+class _Attention(nn.Module):
+    """Projections without bias; LayerNorm over all heads of queries and keys together."""
+
+    def __init__(self, config: GridDiTConfig, output: bool):
+        super().__init__()
+        kv_dim = config.n_kv_heads * config.head_dim
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.to_q = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_k = nn.Linear(config.dim, kv_dim, bias=False)
+        self.to_v = nn.Linear(config.dim, kv_dim, bias=False)
+        self.norm_q = nn.LayerNorm(config.dim)
+        self.norm_k = nn.LayerNorm(kv_dim)
+        if output:
+            self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim, bias=False)])
+
+    def query(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        return self._heads(rotate(self.norm_q(self.to_q(x)), *rope), self.n_heads)
+
+    def key_value(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        key = self.norm_k(self.to_k(x))
+        if rope is not None:
+            width = key.shape[-1]
+            key = rotate(key, rope[0][:, :width], rope[1][:, :width])
+        key, value = self._heads(key, self.n_kv_heads), self._heads(self.to_v(x), self.n_kv_heads)
+        group = self.n_heads // self.n_kv_heads
+        if group > 1:  # repeated in place: 0, 0, .., 1, 1, ..
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+        return key, value
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim, inner, bias=False)
+        self.linear_2 = nn.Linear(inner, dim, bias=False)
+        self.linear_3 = nn.Linear(dim, inner, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)) * self.linear_3(x))
+
+
+class _ModulatedNorm(nn.Module):
+    """RMSNorm and the linear layer whose four parts modulate a block."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.linear = nn.Linear(config.modulation_dim, 4 * config.dim)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+
+class _Block(nn.Module):
+    """Self and gated cross attention from one query source, then a gated feed-forward (spec 3.3)."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        dim, eps = config.dim, config.norm_eps
+        self.gate = nn.Parameter(torch.zeros(config.n_heads))
+        self.attn1 = _Attention(config, output=False)
+        self.attn2 = _Attention(config, output=True)
+        self.feed_forward = _FeedForward(dim, config.ffn_dim)
+        self.norm1 = _ModulatedNorm(config)
+        self.norm1_context = nn.RMSNorm(dim, eps=eps)
+        self.norm2 = nn.RMSNorm(dim, eps=eps)
+        self.ffn_norm1 = nn.RMSNorm(dim, eps=eps)
+        self.ffn_norm2 = nn.RMSNorm(dim, eps=eps)
+
+    def cross_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attn2.key_value(self.norm1_context(tokens), None)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        rope: tuple[Tensor, Tensor],
+        cross: tuple[Tensor, Tensor],
+        key_mask: Tensor | None,
+    ) -> Tensor:
+        parts = self.norm1.linear(modulation).unsqueeze(1).chunk(4, dim=-1)
+        scale_attention, gate_attention, scale_ffn, gate_ffn = parts
+        source = self.norm1.norm(x) * (1 + scale_attention)
+        within = F.scaled_dot_product_attention(self.attn1.query(source, rope), *self.attn1.key_value(source, rope))
+        across = F.scaled_dot_product_attention(self.attn2.query(source, rope), *cross, attn_mask=key_mask)
+        joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
+        out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
+        x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))
+        out = self.feed_forward(self.ffn_norm1(x) * (1 + scale_ffn))
+        return torch.addcmul(x, gate_ffn.tanh(), self.ffn_norm2(out))
+
+
+class _OutputHead(nn.Module):
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(config.modulation_dim, config.dim)
+        self.linear_2 = nn.Linear(config.dim, config.in_channels)
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        return self.linear_2(x * (1 + self.linear_1(modulation)).unsqueeze(1))
+
+
+class _PatchEmbed(nn.Module):
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.proj = nn.Linear(config.in_channels, config.dim)
+
+
+class _GridTransformer(nn.Module):
+    """All parameters; `GridDiT` adds the outer name and the layouts."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        dim = config.dim
+        self.caption_projection = _Mlp(config.latent_embedding_size, dim, nn.GELU(approximate="tanh"))
+        self.patch_embedder = _PatchEmbed(config)
+        self.cls_embed = nn.Linear(config.in_channels, dim)
+        self.reg_embed = nn.Linear(config.in_channels, dim)
+        self.cls_role = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim), std=0.02))
+        registers = torch.empty(1, config.num_register_tokens, dim)
+        self.reg_roles = nn.Parameter(nn.init.trunc_normal_(registers, std=0.02))
+        self.time_caption_embed = _TimeCaptionEmbed(config)
+        self.layers = nn.ModuleList([_Block(config) for _ in range(config.n_layers)])
+        self.norm_out = _OutputHead(config)
+
+    def embed(self, patch: Tensor, cls: Tensor, reg: Tensor) -> Tensor:
+        """State to the sequence that enters block 0, ``[B, 1 + R + H*W, dim]``."""
+        patches = self.patch_embedder.proj(patch.flatten(2).transpose(1, 2))
+        leading = (self.cls_embed(cls) + self.cls_role).unsqueeze(1)
+        return torch.cat([leading, self.reg_embed(reg) + self.reg_roles, patches], dim=1)
+
+
+class GridDiT(nn.Module):
+    """Velocity of a token grid given time and condition.
+
+    Parameters: `config` with the sizes. Source: spec gap3d.md 3; state-dict keys of 3.6 with a leading ``model.``.
+    """
+
+    config_class = GridDiTConfig
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.config = config
+        self.model = _GridTransformer(config)
+
+    @classmethod
+    def from_args(cls, **args) -> "GridDiT":
+        return cls(GridDiTConfig(**args))
+
+    def condition_cache(self, cond: Tensor, cond_mask: Tensor | None = None) -> ConditionCache:
+        """Everything that depends on the condition alone; valid for as many steps as the weights stand still.
+
+        cond: ``[B, L, latent_embedding_size]``; the unconditional branch is all zeros HERE (the projection's biases
+        make the projected zeros non-zero, spec GAP3D.md 7.3). cond_mask: ``[B, L]``, 1 keep, 0 ignore.
+        """
+        model = self.model
+        tokens = model.caption_projection(cond)
+        keys_values = [block.cross_key_value(tokens) for block in model.layers]
+        key_mask = None if cond_mask is None else cond_mask.bool()[:, None, None, :]
+        return ConditionCache(tokens, model.time_caption_embed.pooled(tokens, cond_mask), keys_values, key_mask)
+
+    def rope(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotary cosines and signed sines ``[1 + R + H*W, dim]`` float32 in the layout of `rotate`."""
+        config = self.config
+        leading = 1 + config.num_register_tokens
+        return _tiled_rope(height, width, config.head_dim, config.n_heads, leading, device)
+
+    def forward(
+        self,
+        patch: Tensor,
+        cls: Tensor,
+        reg: Tensor,
+        cond: Tensor | None,
+        timestep: Tensor,
+        cond_mask: Tensor | None = None,
+        cond_cache: ConditionCache | None = None,
+    ) -> GridState:
+        """Velocities of the three parts.
+
+        patch ``[B, C, H, W]``, cls ``[B, C]``, reg ``[B, R, C]``: the noisy state. cond ``[B, L, D]`` with
+        optional cond_mask ``[B, L]``, or cond None and a `condition_cache`. timestep ``[B]`` float or integer,
+        0..1000, noise at 1000. Returns a `GridState` of the same shapes.
+        """
+        model = self.model
+        height, width = patch.shape[-2:]
+        cache = self.condition_cache(cond, cond_mask) if cond_cache is None else cond_cache
+        modulation = F.silu(model.time_caption_embed.time(timestep) + cache.pooled)
+        rope = self.rope(height, width, patch.device)
+        x = model.embed(patch, cls, reg)
+        for block, cross in zip(model.layers, cache.keys_values, strict=True):
+            x = block(x, modulation, rope, cross, cache.key_mask)
+        return unpack_grid(model.norm_out(x, modulation), height, width, self.config.num_register_tokens)
+
