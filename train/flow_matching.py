@@ -1,0 +1,51 @@
+"""The flow-matching objective of the structure and SLAT flows (spec/trellis 1.4, 9.4)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gap3d_app.models.checkpoint import load_model
+
+SIGMA_MIN = 1e-5
+
+
+def sample_times(n: int, generator: torch.Generator, mean: float = 1.0, std: float = 1.0) -> Tensor:
+    """Logit-normal times [n] in (0, 1): sigmoid of N(mean, std)."""
+    normal = torch.randn(n, generator=generator, device=generator.device)
+    return torch.sigmoid(normal * std + mean)
+
+
+def noisy_state(x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(x_t, velocity) for data `x0`, standard normal `noise` and times `t` that broadcast to them."""
+    x_t = (1 - t) * x0 + (SIGMA_MIN + (1 - SIGMA_MIN) * t) * noise
+    return x_t, (1 - SIGMA_MIN) * noise - x0
+
+
+class ConditionSource:
+    """Condition tokens for flow training: frozen image encoder on random views, noised and dropped.
+
+    With probability `drop` a sample's tokens become zeros (the null condition). With probability 0.5 they
+    get noise of a random size up to `noise` and are layer-normalised again, because at inference the tokens
+    often come from the grid transformer and are not exact. Half of the views are view 0, the one that text
+    prompts generate.
+    """
+
+    def __init__(self, encoder: Path | str, drop: float, noise: float, device: str | torch.device):
+        self.encoder = load_model(encoder, device=device).eval().requires_grad_(False)
+        self.drop, self.noise = drop, noise
+
+    @torch.no_grad()
+    def __call__(self, data, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Tokens [B, N, C] for assets `ids` of `data`."""
+        b, device = len(ids), ids.device
+        r = torch.rand(b, 5, generator=generator, device=device)
+        views = data.views.shape[1]
+        view = torch.where(r[:, 0] < 0.5, 0, (r[:, 1] * views).long())
+        images = data.images(ids, view)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            tokens = self.encoder.encode(images).float()
+        size = self.noise * r[:, 2] * (r[:, 3] < 0.5)
+        noise = torch.randn(tokens.shape, generator=generator, device=device)
+        tokens = torch.nn.functional.layer_norm(tokens + size[:, None, None] * noise, tokens.shape[-1:])
+        return tokens * (r[:, 4] >= self.drop)[:, None, None]

@@ -1,0 +1,168 @@
+"""Stage: the image encoder of gap3d-mini, a small ViT with registers, multi-task supervised.
+
+    accelerate launch -m train.image_encoder --config train/configs/mini/image_encoder.yaml
+
+Why supervised and not self-distilled: the tokens have two readers, the structure flow, which needs pose and
+shape, and the SLAT flow, which needs colour where it is seen. Procedural assets know all of that exactly, so
+every image gives dense targets for free, and minutes of training do what self-distillation needs days for.
+
+Heads (thrown away afterwards) read the same layer-normalised tokens that the flows will read:
+* CLS: category, main colour, finish (cross-entropy);
+* each patch: its 4x4 down-sampled colours, and normals and depth at 2x2 (L1);
+* all tokens: 512 learnt queries, one per cell of an 8^3 grid in the asset's own frame, cross-attend to the
+  tokens and say which of their 4^3 voxels are occupied (binary cross-entropy). This is what teaches pose.
+Augmentation: small crops and shifts, brightness, saturation, blur-free noise.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.models.checkpoint import save_model
+from gap3d_app.models.image_encoder import ImageEncoder
+from train.data.packed import PackedAssets
+from train.loop import Stage, read_config, run
+
+
+def augment(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Jittered copies of `images` [B, 3, H, W] in 0..1, and the affine maps [B, 2, 3] that were applied.
+
+    Zoom 0.9 to 1.15, shift up to 5 % of the side, brightness 0.75 to 1.25, saturation 0.8 to 1.2, noise.
+    """
+    b, device = len(images), images.device
+    r = torch.rand(b, 6, generator=generator, device=device)
+    zoom = 0.9 + 0.25 * r[:, 0]
+    theta = torch.zeros(b, 2, 3, device=device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / zoom
+    theta[:, :, 2] = (r[:, 1:3] - 0.5) * 0.2
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False)
+    gray = images.mean(1, keepdim=True)
+    images = gray + (images - gray) * (0.8 + 0.4 * r[:, 3, None, None, None])
+    images = images * (0.75 + 0.5 * r[:, 4, None, None, None])
+    noise = torch.randn(images.shape, generator=generator, device=device)
+    return (images + 0.03 * r[:, 5, None, None, None] * noise).clamp(0, 1), theta
+
+
+class OccupancyHead(nn.Module):
+    """512 queries over the tokens, each for 4^3 voxels of the 32^3 grid."""
+
+    def __init__(self, width: int, cells: int = 512, voxels: int = 64):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, cells, width) * 0.02)
+        layer = {"d_model": width, "nhead": 4, "dim_feedforward": 2 * width, "batch_first": True}
+        self.decoder = nn.TransformerDecoder(
+            nn.TransformerDecoderLayer(**layer, dropout=0.0, activation="gelu", norm_first=True), 2
+        )
+        self.out = nn.Linear(width, voxels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, C] to logits [B, 512, 64]."""
+        return self.out(self.decoder(self.queries.expand(len(tokens), -1, -1), tokens))
+
+
+def cells_of(grid: Tensor) -> Tensor:
+    """Occupancy [B, 1, 32, 32, 32] to [B, 512 cells, 64 voxels], both row-major."""
+    b = len(grid)
+    grid = grid.view(b, 8, 4, 8, 4, 8, 4).permute(0, 1, 3, 5, 2, 4, 6)
+    return grid.reshape(b, 512, 64)
+
+
+class ImageEncoderStage(Stage):
+    """Encoder and its throw-away heads."""
+
+    trained = ("encoder", "labels", "patches", "occupancy")
+
+    def __init__(self, model: dict, data: str, test: str, device: str):
+        super().__init__()
+        self.encoder = ImageEncoder.from_args(**model)
+        self.data = PackedAssets(data, device)
+        self.test = PackedAssets(test, device)
+        width = self.encoder.config.hidden_size
+        self.sizes = [len(self.data.categories), len(self.data.color_names), len(self.data.finishes)]
+        self.labels = nn.Linear(width, sum(self.sizes))
+        self.patches = nn.Linear(width, 3 * 16 + 4 * 4)
+        self.occupancy = OccupancyHead(width)
+
+    def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
+        """Random views, augmented, with their targets."""
+        return self._batch(self.data, batch_size, generator, True)
+
+    def _batch(self, data: PackedAssets, batch_size: int, generator: torch.Generator, jitter: bool) -> dict:
+        device = generator.device
+        ids = torch.randint(len(data), (batch_size,), generator=generator, device=device)
+        view = torch.randint(data.views.shape[1], (batch_size,), generator=generator, device=device)
+        images = data.images(ids, view)
+        geometry = data.normals[ids, view].permute(0, 3, 1, 2).float() / 127
+        clean = images
+        if jitter:
+            images, theta = augment(images, generator)
+            clean = images
+            grid = F.affine_grid(theta, list(geometry.shape), align_corners=False)
+            geometry = F.grid_sample(geometry, grid, align_corners=False)
+        return {
+            "images": images,
+            "clean": clean,
+            "geometry": geometry,
+            "labels": torch.stack([data.category[ids], data.color[ids], data.finish[ids]], 1).long(),
+            "grid": data.occupancy(ids),
+        }
+
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the heads' losses."""
+        tokens = self.encoder.encode(batch["images"])
+        side = self.encoder.grid_size
+        metrics, loss = {}, 0.0
+        logits = self.labels(tokens[:, 0]).float().split(self.sizes, 1)
+        for i, (name, weight) in enumerate((("category", 0.5), ("color", 0.5), ("finish", 0.2))):
+            target = batch["labels"][:, i]
+            loss = loss + weight * F.cross_entropy(logits[i], target)
+            metrics[f"acc_{name}"] = (logits[i].detach().argmax(1) == target).float().mean()
+        patch_tokens = tokens[:, -side * side :]
+        dense = self.patches(patch_tokens).float()
+        rgb, geo = dense.split([48, 16], dim=2)
+        rgb_loss = F.l1_loss(rgb, _per_patch(batch["clean"], side, 4))
+        geo_loss = F.l1_loss(geo, _per_patch(batch["geometry"], side, 2))
+        cells = cells_of(batch["grid"])
+        logits3d = self.occupancy(tokens).float()
+        occ_loss = F.binary_cross_entropy_with_logits(
+            logits3d, cells, pos_weight=torch.tensor(3.0, device=cells.device)
+        )
+        hit, either = ((logits3d > 0) & (cells > 0)).sum(), ((logits3d > 0) | (cells > 0)).sum()
+        metrics |= {"rgb_l1": rgb_loss.detach(), "geometry_l1": geo_loss.detach(), "occupancy": occ_loss.detach()}
+        metrics["occupancy_iou"] = hit / either.clamp(min=1)
+        return loss + 4 * rgb_loss + 2 * geo_loss + 4 * occ_loss, metrics
+
+    def draw(self, folder: Path, step: int) -> dict[str, float]:
+        """Held-out metrics."""
+        generator = torch.Generator(self.test.device).manual_seed(0)
+        batch = self._batch(self.test, min(512, 2 * len(self.test)), generator, False)
+        return {f"test_{k}": float(v) for k, v in self.forward(batch)[1].items()}
+
+    def hot_modules(self):
+        """Transformer layers and the 3-D head."""
+        return (*self.encoder.blocks(), self.occupancy)
+
+    def save_models(self, folder: Path) -> None:
+        """`image_encoder`."""
+        save_model(self.encoder, folder / "image_encoder")
+
+
+def _per_patch(maps: Tensor, side: int, cells: int) -> Tensor:
+    """Maps [B, C, H, W] averaged to `cells` x `cells` per patch: [B, side * side, C * cells * cells]."""
+    b, c = maps.shape[:2]
+    maps = F.adaptive_avg_pool2d(maps, side * cells).view(b, c, side, cells, side, cells)
+    return maps.permute(0, 2, 4, 1, 3, 5).reshape(b, side * side, c * cells * cells)
+
+
+def main() -> None:
+    """Command line of the stage."""
+    config, loop, out = read_config(__doc__)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run(ImageEncoderStage(config["model"], **config["data"], device=device), loop, out)
+
+
+if __name__ == "__main__":
+    main()

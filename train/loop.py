@@ -1,0 +1,345 @@
+"""The one training loop: accelerate, EMA, resume, logging, samples.
+
+A stage is a module whose `forward(batch)` returns `(loss, metrics)`; everything that differs between stages
+lives there. This file owns what they share:
+
+* mixed precision and data parallelism by accelerate (`accelerate launch -m train.<stage> --config ...`);
+* Muon for the matrices inside transformer blocks, AdamW for the rest; warm-up, then cosine to a floor;
+* an exponential moving average with warm-up, which is what gets sampled and exported;
+* checkpoints as safetensors only (weights, EMA, optimiser state, random state), written to a temporary
+  name and renamed, so that an interrupted run resumes from the last whole one;
+* scalars to TensorBoard and to `log.jsonl`.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass
+class LoopConfig:
+    """What every stage's YAML has under `loop:`.
+
+    steps, batch_size (samples per process and step), lr (peak, AdamW), muon_lr (peak, matrices of blocks; 0
+    leaves them to AdamW), warmup (steps), lr_floor (fraction of the peak at the end), weight_decay,
+    clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is never), seed,
+    compile (regional torch.compile on CUDA), minutes (stop early after this wall time; 0 is no limit).
+    """
+
+    steps: int
+    batch_size: int
+    lr: float = 1e-3
+    muon_lr: float = 0.0
+    warmup: int = 100
+    lr_floor: float = 0.02
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    log_every: int = 20
+    sample_every: int = 0
+    save_every: int = 0
+    seed: int = 0
+    compile: bool = True
+    minutes: float = 0.0
+
+
+class Stage(nn.Module):
+    """One training stage. Subclasses hold their networks as submodules.
+
+    `trained` names the submodules that learn and are saved; other submodules are frozen parts.
+    """
+
+    trained: tuple[str, ...] = ()
+
+    def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
+        """A batch on the training device, drawn with `generator`."""
+        raise NotImplementedError
+
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics): scalars."""
+        raise NotImplementedError
+
+    def draw(self, folder: Path, step: int) -> dict[str, float]:
+        """Write sample pictures to `folder` with the averaged weights; returns extra scalars."""
+        return {}
+
+    def hot_modules(self) -> Iterable[nn.Module]:
+        """Modules worth a regional compile on CUDA (static shapes, many calls)."""
+        return ()
+
+    def save_models(self, folder: Path) -> None:
+        """Write the trained networks, as the app loads them, to `folder`."""
+        raise NotImplementedError
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Name to parameter of everything that learns, in a stable order."""
+        return {
+            f"{part}.{name}": p
+            for part in self.trained
+            for name, p in _module_or_parameter(getattr(self, part))
+            if p.requires_grad
+        }
+
+
+def _module_or_parameter(part) -> list[tuple[str, nn.Parameter]]:
+    return [("", part)] if isinstance(part, nn.Parameter) else list(part.named_parameters())
+
+
+class Ema:
+    """Moving average of named parameters with warm-up: decay = min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, params: dict[str, nn.Parameter], decay: float):
+        self.params, self.decay, self.updates = params, decay, 0
+        self.shadow = {k: p.detach().clone().float() for k, p in params.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the current parameters."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(
+            list(self.shadow.values()), [p.detach().float() for p in self.params.values()], 1 - decay
+        )
+
+    def __enter__(self) -> None:
+        """Swap the averaged weights in."""
+        self.backup = {k: p.detach().clone() for k, p in self.params.items()}
+        for k, p in self.params.items():
+            p.data.copy_(self.shadow[k])
+
+    def __exit__(self, *_) -> None:
+        for k, p in self.params.items():
+            p.data.copy_(self.backup[k])
+        del self.backup
+
+
+def make_optimizers(params: dict[str, nn.Parameter], cfg: LoopConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the 2-D weights of transformer blocks and AdamW for the others."""
+    matrices = [
+        p
+        for name, p in params.items()
+        if cfg.muon_lr > 0 and p.ndim == 2 and ("blocks." in name or "layers." in name) and min(p.shape) > 16
+    ]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in params.values() if id(p) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        optimizers.append(
+            torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay)
+        )
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def lr_factor(step: int, cfg: LoopConfig, steps: int | None = None) -> float:
+    """Linear warm-up, then cosine from 1 to `lr_floor`."""
+    if step < cfg.warmup:
+        return (step + 1) / cfg.warmup
+    progress = min(1.0, (step - cfg.warmup) / max(1, (steps or cfg.steps) - cfg.warmup))
+    return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{key}": value if torch.is_tensor(value) else torch.tensor(value)
+        for i, entry in state.items()
+        for key, value in entry.items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    state: dict[int, dict] = {}
+    for key, value in flat.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(folder: Path, step: int, params, ema: Ema, optimizers, generator, seconds: float) -> None:
+    """Write everything a resume needs to `folder` (safetensors and one JSON), replacing the older one."""
+    temp = folder.with_name(folder.name + ".part")
+    temp.mkdir(parents=True, exist_ok=True)
+    save_file({k: p.detach().contiguous() for k, p in params.items()}, temp / "weights.safetensors")
+    save_file({k: v.contiguous() for k, v in ema.shadow.items()}, temp / "ema.safetensors")
+    for i, optimizer in enumerate(optimizers):
+        flat = {k: v.contiguous() for k, v in _flatten_optimizer(optimizer).items()}
+        save_file(flat, temp / f"optimizer{i}.safetensors")
+    save_file({"state": generator.get_state()}, temp / "random.safetensors")
+    (temp / "state.json").write_text(
+        json.dumps({"step": step, "ema_updates": ema.updates, "seconds": seconds})
+    )
+    if folder.exists():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    os.replace(temp, folder)
+
+
+def load_checkpoint(folder: Path, params, ema: Ema, optimizers, generator) -> tuple[int, float]:
+    """Restore what `save_checkpoint` wrote; returns (next step, seconds spent so far)."""
+    state = json.loads((folder / "state.json").read_text())
+    weights = load_file(folder / "weights.safetensors")
+    shadow = load_file(folder / "ema.safetensors")
+    for key, p in params.items():
+        p.data.copy_(weights[key])
+        ema.shadow[key].copy_(shadow[key])
+    for i, optimizer in enumerate(optimizers):
+        path = folder / f"optimizer{i}.safetensors"
+        if path.exists():
+            _load_optimizer(optimizer, load_file(path))
+    random_file = folder / "random.safetensors"
+    if random_file.exists():
+        generator.set_state(load_file(random_file)["state"])
+    ema.updates = state["ema_updates"]
+    return state["step"], state["seconds"]
+
+
+class Logger:
+    """Scalars to TensorBoard and to `log.jsonl` (one object a line)."""
+
+    def __init__(self, folder: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder / "tensorboard")
+        self.file = (folder / "log.jsonl").open("a")
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Record scalars of one step."""
+        for key, value in scalars.items():
+            self.writer.add_scalar(key, value, step)
+        self.file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in scalars.items()}}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Flush both."""
+        self.writer.close()
+        self.file.close()
+
+
+def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
+    """Train `stage`, resuming from `out/checkpoint` if it is there; returns the last metrics.
+
+    Leaves `out/log.jsonl`, `out/samples/`, `out/checkpoint/` and the networks (averaged weights) in
+    `out/model/`.
+    """
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    device = accelerator.device
+    main = accelerator.is_main_process
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(cfg.seed)
+    generator = torch.Generator(device).manual_seed(cfg.seed + 1 + accelerator.process_index)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    stage.to(device)
+    params = stage.trained_parameters()
+    ema = Ema(params, cfg.ema)
+    optimizers = make_optimizers(params, cfg)
+    step, spent = 0, 0.0
+    checkpoint = out / "checkpoint"
+    if checkpoint.is_dir():
+        step, spent = load_checkpoint(checkpoint, params, ema, optimizers, generator)
+    if cfg.compile and device.type == "cuda":
+        for module in stage.hot_modules():
+            module.compile()
+    model, *prepared = accelerator.prepare(stage, *optimizers)
+    logger = Logger(out) if main else None
+    bar = tqdm(total=cfg.steps, initial=step, desc=out.name, disable=not main, mininterval=5.0)
+    start = mark = time.perf_counter()
+    metrics: dict[str, Tensor] = {}
+    last: dict[str, float] = {}
+    out_of_time = False
+    while step < cfg.steps and not out_of_time:
+        for optimizer in prepared:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * lr_factor(step, cfg)
+        batch = stage.next_batch(cfg.batch_size, generator)
+        with accelerator.autocast():
+            loss, metrics = model(batch)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(params.values(), cfg.clip)
+        for optimizer in prepared:
+            optimizer.step()
+            optimizer.zero_grad()
+        ema.update()
+        step += 1
+        bar.update()
+        if main and (step % cfg.log_every == 0 or step == cfg.steps):
+            now = time.perf_counter()
+            last = {k: float(v) for k, v in {"loss": loss.detach(), "grad_norm": norm, **metrics}.items()}
+            rate = {"samples_per_second": cfg.batch_size * cfg.log_every / (now - mark)}
+            mark = now
+            logger.write(step, {**last, **rate, "seconds": spent + now - start})
+            bar.set_postfix({k: f"{v:.4g}" for k, v in list(last.items())[:3]})
+            if not math.isfinite(last["loss"]):
+                raise FloatingPointError(f"{out.name}: the loss is {last['loss']} at step {step}")
+        if main and cfg.sample_every and step % cfg.sample_every == 0:
+            _draw(stage, ema, out, step, logger)
+        if main and cfg.save_every and step % cfg.save_every == 0:
+            seconds = spent + time.perf_counter() - start
+            save_checkpoint(checkpoint, step, params, ema, optimizers, generator, seconds)
+        out_of_time = bool(cfg.minutes) and time.perf_counter() - start > cfg.minutes * 60
+    bar.close()
+    if main:
+        save_checkpoint(
+            checkpoint, step, params, ema, optimizers, generator, spent + time.perf_counter() - start
+        )
+        _draw(stage, ema, out, step, logger)
+        with ema:
+            stage.save_models(out / "model")
+        logger.close()
+    return last
+
+
+def _draw(stage: Stage, ema: Ema, out: Path, step: int, logger: Logger) -> None:
+    folder = out / "samples"
+    folder.mkdir(exist_ok=True)
+    was_training = stage.training
+    stage.eval()
+    with ema, torch.no_grad():
+        scalars = stage.draw(folder, step)
+    stage.train(was_training)
+    if scalars:
+        logger.write(step, scalars)
+
+
+def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
+    """Parse `--config FILE --out DIR [key=value ...]`; overrides use dots (`loop.steps=10`)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", type=Path, required=True, help="YAML of this stage")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/<config name>)")
+    parser.add_argument("overrides", nargs="*", help="dotted overrides such as loop.steps=10")
+    args = parser.parse_args()
+    config = yaml.safe_load(args.config.read_text())
+    for item in args.overrides:
+        key, _, value = item.partition("=")
+        *path, name = key.split(".")
+        node = config
+        for part in path:
+            node = node.setdefault(part, {})
+        node[name] = yaml.safe_load(value)
+    known = {f.name for f in fields(LoopConfig)}
+    unknown = set(config["loop"]) - known
+    if unknown:
+        raise SystemExit(f"{args.config}: unknown loop settings {sorted(unknown)}; known: {sorted(known)}")
+    return config, LoopConfig(**config["loop"]), args.out or Path("runs") / args.config.stem

@@ -1,0 +1,103 @@
+"""Stage: the SLAT flow (noise on the active voxels -> structured latent, given image tokens).
+
+    accelerate launch -m train.slat_flow --config train/configs/mini/slat_flow.yaml
+
+Flow matching on latents normalised per channel (spec/trellis 1.6, 9.4). Latents are the SLAT encoder's
+posterior means, computed once at the start; their mean and standard deviation are written next to the model
+as `slat_normalization.json`.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gap3d_app.models.checkpoint import load_model, save_model
+from gap3d_app.models.slat_flow import SLatFlowModel
+from gap3d_app.sparse.tensor import SparseTensor
+from train.data.packed import PackedAssets
+from train.flow_matching import ConditionSource, noisy_state, sample_times
+from train.loop import Stage, read_config, run
+
+
+class SLatFlowStage(Stage):
+    """The flow, conditioned on the frozen image encoder."""
+
+    trained = ("flow",)
+
+    def __init__(self, model: dict, data: str, test: str, parts: dict, condition: dict, device: str):
+        super().__init__()
+        self.flow = SLatFlowModel.from_args(**model)
+        self.data = PackedAssets(data, device)
+        self.test = PackedAssets(test, device)
+        self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
+        encoder = load_model(parts["slat_encoder"], device=device).eval()
+        self.latents = self._encode(encoder, self.data)
+        self.test_latents = self._encode(encoder, self.test)
+        self.mean, self.std = self.latents.mean(0), self.latents.std(0)
+        for latents in (self.latents, self.test_latents):
+            latents.sub_(self.mean).div_(self.std)
+
+    @torch.no_grad()
+    def _encode(self, encoder, data: PackedAssets) -> Tensor:
+        """Posterior means [all voxels, 8] of every asset."""
+        out = []
+        for start in range(0, len(data), 64):
+            ids = torch.arange(start, min(start + 64, len(data)), device=data.device)
+            voxels = data.voxels(ids)
+            with torch.autocast(data.device.type, torch.bfloat16, enabled=data.device.type == "cuda"):
+                mean, _ = encoder.posterior(SparseTensor(voxels.features(), voxels.coords))
+            out.append(mean.feats.float())
+        return torch.cat(out)
+
+    def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
+        """Noisy latents of random assets with condition tokens and times."""
+        return self._batch(self.data, self.latents, batch_size, generator)
+
+    def _batch(self, data: PackedAssets, latents: Tensor, batch_size: int, generator: torch.Generator) -> dict:
+        device = generator.device
+        ids = torch.randint(len(data), (batch_size,), generator=generator, device=device)
+        rows, batch = data.rows(ids)
+        x0 = latents[rows]
+        coords = torch.cat([batch[:, None].int(), data.coords[rows].int()], dim=1)
+        t = sample_times(batch_size, generator)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        x_t, velocity = noisy_state(x0, noise, t[batch][:, None])
+        cond = self.condition(data, ids, generator)
+        return {"x": x_t, "coords": coords, "t": t * 1000, "v": velocity, "cond": cond}
+
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the velocity over all voxels."""
+        v = self.flow(SparseTensor(batch["x"], batch["coords"]), batch["t"], batch["cond"])
+        return (v.feats.float() - batch["v"]).square().mean(), {}
+
+    def draw(self, folder: Path, step: int) -> dict[str, float]:
+        """Held-out velocity error."""
+        generator = torch.Generator(self.test.device).manual_seed(0)
+        batch = self._batch(self.test, self.test_latents, min(64, len(self.test)), generator)
+        return {"test_loss": float(self.forward(batch)[0])}
+
+    def hot_modules(self):
+        """Transformer blocks see a different token count each step: not worth compiling."""
+        return ()
+
+    def save_models(self, folder: Path) -> None:
+        """`slat_flow` and the normalisation of its latents."""
+        save_model(self.flow, folder / "slat_flow")
+        numbers = {"mean": self.mean.tolist(), "std": self.std.tolist()}
+        (folder / "slat_normalization.json").write_text(json.dumps(numbers, indent=1))
+
+
+def main() -> None:
+    """Command line of the stage."""
+    config, loop, out = read_config(__doc__)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stage = SLatFlowStage(
+        config["model"], **config["data"], parts=config["parts"], condition=config["condition"], device=device
+    )
+    run(stage, loop, out)
+
+
+if __name__ == "__main__":
+    main()
