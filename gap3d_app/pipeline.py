@@ -2,7 +2,8 @@
 
     prompt -> grid -> structure -> slat -> decode -> mesh -> asset
 
-`Gap3DPipeline.stages` is a generator; the page, the command line and `__call__` all run it and read its events.
+`Gap3DPipeline.stages` is a generator; the page, the command line and `__call__` all run it and read its
+events.
 Sources: gap3d.md sections 1, 5 and 6; trellis.md section 1.
 """
 
@@ -95,7 +96,7 @@ class Gap3DPipeline:
 
         Args:
             prompt: what to make, in words; empty or None with an image means the image alone.
-            image: a picture (path, encoded bytes, PIL image), or a CutOut that was shown to the person before.
+            image: a picture (path, encoded bytes, PIL image), or a CutOut that was shown before.
             settings: from `settings(...)`; None means the standard preset with seed 0.
             cancel: an event, or a function that returns True, to stop the run; asked after every step.
 
