@@ -1,0 +1,315 @@
+"""Triangle meshes to pictures: a batched z-buffer rasteriser in plain torch, the same on CPU and CUDA.
+
+Every triangle of every view is expanded into the pixels of its screen bounding box (one flat list of
+fragments), fragments outside the triangle are dropped, and a scatter-minimum over (depth, face) packed into
+one 64-bit integer keeps the nearest one. The minimum does not depend on the order of the fragments, so pictures
+repeat exactly. There is no loop over triangles or views. Camera conventions: trellis.md section 7.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..values import Mesh
+
+FRAGMENTS_PER_PASS = {"cpu": 1 << 21, "cuda": 1 << 24}
+EDGE_TOLERANCE = 1e-5  # barycentric; a pixel on an edge belongs to both triangles and depth decides
+FACE_BITS = 32
+SHADINGS = ("lambert", "albedo", "normal", "depth")
+
+
+@dataclass
+class Raster:
+    """What every pixel of K views sees.
+
+    Attributes:
+        face_id: [K, S, S] int64, nearest face, -1 where there is none.
+        bary: [K, S, S, 3] float32, perspective-correct weights of the face's corners, 0 where there is none.
+        depth: [K, S, S] float32, camera z in object units, 0 where there is none.
+    """
+
+    face_id: Tensor
+    bary: Tensor
+    depth: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """[K, S, S] bool, true where a face is seen."""
+        return self.face_id >= 0
+
+
+def rasterize(
+    vertices: Tensor,
+    faces: Tensor,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    size: int,
+    near: float = 0.05,
+) -> Raster:
+    """Find the nearest triangle behind every pixel centre.
+
+    Args:
+        vertices: [V, 3] float, world space.
+        faces: [F, 3] int64; both sides are visible.
+        extrinsics: [K, 4, 4] world to camera, OpenCV axes.
+        intrinsics: [K, 3, 3] for an image of size 1.
+        size: pixels S per side.
+        near: triangles that reach closer than this camera z are left out, object units.
+    """
+    device, views, pixels = vertices.device, extrinsics.shape[0], size * size
+    best = torch.full((views * pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=device)
+    setup = None
+    if faces.shape[0]:
+        setup = _setup_triangles(vertices, faces, extrinsics.to(device), intrinsics.to(device), size, near)
+    if setup is None or setup.count.numel() == 0:
+        return Raster(
+            face_id=best.new_full((views, size, size), -1),
+            bary=vertices.new_zeros(views, size, size, 3, dtype=torch.float32),
+            depth=vertices.new_zeros(views, size, size, dtype=torch.float32),
+        )
+    for first, last in _passes(setup.count, FRAGMENTS_PER_PASS[device.type]):
+        _splat(setup, first, last, best, size)
+    return _resolve(setup, best, views, size)
+
+
+@dataclass
+class _Setup:
+    """Screen-space triangles that cover at least one pixel centre's box, T of them over all views.
+
+    `plane` [T, 3, 3] holds, for (barycentric 1, barycentric 2, 1/z), the slopes along x and y and the value
+    at the first pixel of the box; working relative to that pixel keeps float32 exact enough.
+    """
+
+    view: Tensor
+    face: Tensor
+    x0: Tensor
+    y0: Tensor
+    width: Tensor
+    count: Tensor
+    plane: Tensor
+    inverse_z: Tensor
+
+
+def _setup_triangles(
+    vertices: Tensor, faces: Tensor, extrinsics: Tensor, intrinsics: Tensor, size: int, near: float
+) -> _Setup:
+    vertices = vertices.float()
+    camera = vertices @ extrinsics[:, :3, :3].transpose(1, 2) + extrinsics[:, None, :3, 3]
+    z = camera[..., 2].clamp(min=1e-6)
+    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], dim=-1)[:, None]
+    screen = (camera[..., :2] / z[..., None] * focal + intrinsics[:, None, :2, 2]) * size - 0.5
+    corner_z = camera[..., 2][:, faces]  # [K, F, 3]
+    corners = screen[:, faces]  # [K, F, 3, 2], pixel centres are at integers
+    low = corners.amin(2).clamp(-1, size).ceil().clamp(min=0)
+    high = corners.amax(2).clamp(-1, size).floor().clamp(max=size - 1)
+    extent = (high - low + 1).clamp(min=0)
+    edge1, edge2 = corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
+    area = edge1[..., 0] * edge2[..., 1] - edge1[..., 1] * edge2[..., 0]
+    seen = (extent.prod(-1) > 0) & (corner_z.amin(-1) > near) & (area.abs() > 1e-12)
+    view, face = seen.nonzero(as_tuple=True)
+
+    low, extent = low[view, face], extent[view, face].long()
+    edge1, edge2, area = edge1[view, face], edge2[view, face], area[view, face][:, None]
+    offset = low - corners[view, face, 0]
+    inverse_z = 1.0 / corner_z[view, face]
+    slope1 = torch.stack([edge2[:, 1], -edge2[:, 0]], -1) / area
+    slope2 = torch.stack([-edge1[:, 1], edge1[:, 0]], -1) / area
+    weight1 = torch.cat([slope1, (slope1 * offset).sum(-1, keepdim=True)], -1)
+    weight2 = torch.cat([slope2, (slope2 * offset).sum(-1, keepdim=True)], -1)
+    rise = inverse_z[:, 1:] - inverse_z[:, :1]
+    depth = weight1 * rise[:, :1] + weight2 * rise[:, 1:]
+    depth[:, 2] += inverse_z[:, 0]
+    low = low.long()
+    return _Setup(
+        view=view,
+        face=face,
+        x0=low[:, 0],
+        y0=low[:, 1],
+        width=extent[:, 0],
+        count=extent[:, 0] * extent[:, 1],
+        plane=torch.stack([weight1, weight2, depth], dim=1),
+        inverse_z=inverse_z,
+    )
+
+
+def _passes(count: Tensor, limit: int) -> list[tuple[int, int]]:
+    """Ranges of triangles whose boxes hold at most `limit` pixels together (or one triangle alone)."""
+    total = count.cumsum(0)
+    if int(total[-1]) <= limit:
+        return [(0, count.shape[0])]
+    ends = total.cpu()
+    ranges, first, done = [], 0, 0
+    while first < count.shape[0]:
+        last = max(first + 1, int(torch.searchsorted(ends, done + limit, right=True)))
+        ranges.append((first, last))
+        first, done = last, int(ends[last - 1])
+    return ranges
+
+
+def _splat(setup: _Setup, first: int, last: int, best: Tensor, size: int) -> None:
+    """Lower `best` [K*S*S] by the fragments of triangles first..last-1."""
+    count = setup.count[first:last]
+    owner = torch.repeat_interleave(count)
+    start = count.cumsum(0) - count
+    index = torch.arange(owner.shape[0], device=owner.device) - start[owner]
+    width = setup.width[first:last][owner]
+    if size <= 2048:  # float32 division is exact for indices below 2^23, and several times faster
+        row = ((index.float() + 0.5) / width.float()).long()
+    else:
+        row = torch.div(index, width, rounding_mode="floor")
+    column = index - row * width
+    plane = setup.plane[first:last][owner].reshape(-1, 9)
+    x, y = column.float(), row.float()
+    weight1 = plane[:, 0] * x + plane[:, 1] * y + plane[:, 2]
+    weight2 = plane[:, 3] * x + plane[:, 4] * y + plane[:, 5]
+    inside = (torch.minimum(weight1, weight2) >= -EDGE_TOLERANCE) & (weight1 + weight2 <= 1 + EDGE_TOLERANCE)
+    kept = inside.nonzero(as_tuple=True)[0]
+    plane, owner = plane[kept], owner[kept] + first
+    column, row = column[kept], row[kept]
+    depth = 1.0 / (plane[:, 6] * column.float() + plane[:, 7] * row.float() + plane[:, 8])
+    pixel = (setup.view[owner] * size + setup.y0[owner] + row) * size + setup.x0[owner] + column
+    # bits of a positive float order like the float; the row of the setup stands for (view, face)
+    key = (depth.clamp(min=1e-9).view(torch.int32).long() << FACE_BITS) | owner
+    best.scatter_reduce_(0, pixel, key, "amin")
+
+
+def _resolve(setup: _Setup, best: Tensor, views: int, size: int) -> Raster:
+    """Unpack the winners and recompute their weights with perspective correction."""
+    device = best.device
+    face_id = torch.full_like(best, -1)
+    bary = torch.zeros(best.shape[0], 3, device=device)
+    depth = torch.zeros(best.shape[0], device=device)
+    pixel = (best != torch.iinfo(torch.int64).max).nonzero(as_tuple=True)[0]
+    owner = best[pixel] & ((1 << FACE_BITS) - 1)
+    face_id[pixel] = setup.face[owner]
+    inner = pixel % (size * size)
+    x = (inner % size - setup.x0[owner]).float()
+    y = (inner // size - setup.y0[owner]).float()
+    plane = setup.plane[owner]
+    value = plane[..., 0] * x[:, None] + plane[..., 1] * y[:, None] + plane[..., 2]
+    linear = torch.stack([1 - value[:, 0] - value[:, 1], value[:, 0], value[:, 1]], -1).clamp(0, 1)
+    weights = linear * setup.inverse_z[owner]
+    bary[pixel] = weights / weights.sum(-1, keepdim=True)
+    depth[pixel] = 1.0 / value[:, 2].clamp(min=1e-9)
+    shape = (views, size, size)
+    return Raster(face_id.reshape(shape), bary.reshape(*shape, 3), depth.reshape(shape))
+
+
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[F, 3] unit normals, right-handed over the corner order; zero for faces without area."""
+    a, b, c = vertices[faces].unbind(1)
+    return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-20)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[V, 3] unit normals, area-weighted mean of the faces around each vertex."""
+    a, b, c = vertices[faces].unbind(1)
+    weighted = torch.linalg.cross(b - a, c - a)
+    total = torch.zeros_like(vertices)
+    total.index_add_(0, faces.reshape(-1), weighted.repeat_interleave(3, dim=0))
+    return F.normalize(total, dim=-1, eps=1e-20)
+
+
+def render_mesh(
+    mesh: Mesh,
+    extrinsics: Tensor,
+    intrinsics: Tensor,
+    size: int,
+    shading: str = "lambert",
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ssaa: int = 1,
+    *,
+    light: Tensor | None = None,
+    ambient: float | Tensor = 0.5,
+    diffuse: float | Tensor = 0.5,
+    smooth: bool = False,
+    raster: Raster | None = None,
+) -> Tensor:
+    """Pictures of a mesh.
+
+    Args:
+        mesh: vertices in world space; colours default to light grey.
+        extrinsics, intrinsics: [K, 4, 4] and [K, 3, 3].
+        size: pixels per side.
+        shading: "lambert" (albedo * (ambient + diffuse * max(0, n.l))), "albedo", "normal" (world-space
+            normal that faces the viewer, mapped to 0..1) or "depth" (camera z, object units).
+        background: rgb behind the mesh, 0..1; black gives rgb premultiplied by alpha.
+        ssaa: render at this multiple of `size` and average.
+        light: [3] or [K, 3] world-space direction towards the key light; default over the viewer's left
+            shoulder.
+        ambient, diffuse: weights; numbers or [K] tensors.
+        smooth: interpolate vertex normals (the mesh's own, else from faces) instead of flat ones.
+        raster: result of `rasterize` at size * ssaa, when the caller has it already.
+
+    Returns:
+        [K, size, size, 4] float32: rgb composited on the background, and coverage alpha 0..1.
+
+    Raises:
+        ValueError: unknown shading.
+    """
+    if shading not in SHADINGS:
+        raise ValueError(f"shading must be one of {SHADINGS}, got {shading!r}")
+    device = mesh.vertices.device
+    extrinsics, intrinsics = extrinsics.to(device), intrinsics.to(device)
+    if raster is None:
+        raster = rasterize(mesh.vertices, mesh.faces, extrinsics, intrinsics, size * ssaa)
+    picture = torch.zeros(*raster.face_id.shape, 4, device=device)
+    view, row, column = raster.mask.nonzero(as_tuple=True)
+    face, bary = raster.face_id[view, row, column], raster.bary[view, row, column]
+    if shading == "depth":
+        rgb = raster.depth[view, row, column][:, None].expand(-1, 3)
+    elif shading == "albedo":
+        rgb = _albedo(mesh, face, bary)
+    else:
+        normals = _shading_normals(mesh, face, bary, smooth)
+        normals = _towards_viewer(mesh, face, bary, normals, extrinsics, view)
+        if shading == "normal":
+            rgb = normals * 0.5 + 0.5
+        else:
+            if light is None:  # camera axes are right, down, forward
+                light = (extrinsics[:, :3, :3].mT @ extrinsics.new_tensor([-0.45, -0.65, -0.6])).reshape(-1, 3)
+            light = F.normalize(light.to(device).float().expand(extrinsics.shape[0], 3), dim=-1)
+            facing = (normals * light[view]).sum(-1).clamp(min=0)
+            ambient, diffuse = (_per_view(v, extrinsics)[view] for v in (ambient, diffuse))
+            rgb = _albedo(mesh, face, bary) * (ambient + diffuse * facing)[:, None]
+    picture[view, row, column] = torch.cat([rgb, torch.ones_like(rgb[:, :1])], dim=-1)
+    if ssaa > 1:
+        pooled = picture.reshape(-1, size, ssaa, size, ssaa, 4)
+        picture = pooled.mean(dim=(2, 4))
+    if any(background):
+        picture[..., :3] += picture.new_tensor(background) * (1 - picture[..., 3:])
+    return picture
+
+
+def _per_view(value: float | Tensor, extrinsics: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float32, device=extrinsics.device).expand(extrinsics.shape[0])
+
+
+def _corners(values: Tensor, mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
+    return (values[mesh.faces[face]] * bary[..., None]).sum(1)
+
+
+def _albedo(mesh: Mesh, face: Tensor, bary: Tensor) -> Tensor:
+    if mesh.colors is None:
+        return torch.full((face.shape[0], 3), 0.8, device=face.device)
+    return _corners(mesh.colors.float(), mesh, face, bary)
+
+
+def _shading_normals(mesh: Mesh, face: Tensor, bary: Tensor, smooth: bool) -> Tensor:
+    if not smooth:
+        return face_normals(mesh.vertices, mesh.faces)[face]
+    normals = mesh.normals if mesh.normals is not None else vertex_normals(mesh.vertices, mesh.faces)
+    return F.normalize(_corners(normals, mesh, face, bary), dim=-1)
+
+
+def _towards_viewer(
+    mesh: Mesh, face: Tensor, bary: Tensor, normals: Tensor, extrinsics: Tensor, view: Tensor
+) -> Tensor:
+    """Turn normals round that face away from the eye: winding of real meshes cannot be trusted."""
+    eyes = -(extrinsics[:, :3, :3].transpose(1, 2) @ extrinsics[:, :3, 3:])[..., 0]
+    towards = eyes[view] - _corners(mesh.vertices.float(), mesh, face, bary)
+    return torch.where((normals * towards).sum(-1, keepdim=True) < 0, -normals, normals)
