@@ -1,0 +1,137 @@
+"""Stage-2 flow: a transformer over the structured latent (trellis.md section 5)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.models.configs import SLatFlowConfig
+from gap3d_app.nn.embeddings import TimestepEmbedder
+from gap3d_app.nn.norms import LayerNorm32
+from gap3d_app.nn.torso import TorsoModule, init_flow
+from gap3d_app.nn.transformer import modulate, rows_of_segments
+from gap3d_app.sparse.attention import ModulatedSparseCrossBlock
+from gap3d_app.sparse.conv import SparseConv3d
+from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample
+from gap3d_app.sparse.tensor import SparseTensor
+
+
+class SparseResBlock3d(nn.Module):
+    """Time-modulated residual block, optionally pooling or un-pooling first.
+
+    The time embedding splits into scale, then shift: the other order than in the transformer blocks.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        emb_channels: int,
+        out_channels: int | None = None,
+        downsample: bool = False,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        out_channels = out_channels or channels
+        self.norm1 = LayerNorm32(channels, affine=True, eps=1e-6)
+        self.norm2 = LayerNorm32(out_channels, eps=1e-6)
+        self.conv1 = SparseConv3d(channels, out_channels)
+        self.conv2 = SparseConv3d(out_channels, out_channels)
+        nn.init.zeros_(self.conv2.conv.weight)
+        nn.init.zeros_(self.conv2.conv.bias)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+        same = channels == out_channels
+        self.skip_connection = nn.Identity() if same else nn.Linear(channels, out_channels)
+        self.resample = SparseDownsample() if downsample else SparseUpsample() if upsample else nn.Identity()
+
+    def forward(self, x: SparseTensor, emb: Tensor) -> SparseTensor:
+        """x [T, C], emb [B, C_emb] -> [T', C_out] on the resampled sites."""
+        x = self.resample(x)
+        mod = rows_of_segments(self.emb_layers(emb), x.sites.segments)
+        scale, shift = mod.chunk(2, dim=-1)
+        h = self.conv1(x.replace(F.silu(self.norm1(x.feats)))).feats
+        h = F.silu(modulate(self.norm2(h), shift, scale))
+        h = self.conv2(x.replace(h)).feats
+        return x.replace(h + self.skip_connection(x.feats))
+
+
+class SLatFlowModel(TorsoModule):
+    """Velocity of the structured latent. Module names give the public state-dict keys.
+
+    With `share_mod` the transformer blocks share one modulation layer and the residual blocks keep their own
+    (the public code fails on that combination).
+    """
+
+    config_class = SLatFlowConfig
+    torso = ("input_blocks", "blocks", "out_blocks")
+
+    def __init__(self, config: SLatFlowConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        levels = list(c.io_block_channels or [])
+        if 2 ** len(levels) != c.patch_size:
+            raise ValueError(f"patch size {c.patch_size} needs {math.log2(c.patch_size):g} io_block_channels")
+        width = c.model_channels
+        self.t_embedder = TimestepEmbedder(width)
+        if c.share_mod:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.input_layer = nn.Linear(c.in_channels, levels[0] if levels else width)
+        self.input_blocks, self.out_blocks = nn.ModuleList(), nn.ModuleList()
+        joined = 2 if c.use_skip_connection else 1
+        for level, narrow in enumerate(levels):
+            wide = (levels + [width])[level + 1]
+            same = [SparseResBlock3d(narrow, width) for _ in range(c.num_io_res_blocks - 1)]
+            self.input_blocks.extend([*same, SparseResBlock3d(narrow, width, wide, downsample=True)])
+        for level, narrow in reversed(list(enumerate(levels))):
+            wide = (levels + [width])[level + 1]
+            self.out_blocks.append(SparseResBlock3d(joined * wide, width, narrow, upsample=True))
+            self.out_blocks.extend(
+                SparseResBlock3d(joined * narrow, width, narrow) for _ in range(c.num_io_res_blocks - 1)
+            )
+        self.blocks = nn.ModuleList(
+            ModulatedSparseCrossBlock(
+                width, c.cond_channels, c.heads, c.mlp_ratio, c.qk_rms_norm, c.qk_rms_norm_cross, c.share_mod
+            )
+            for _ in range(c.num_blocks)
+        )
+        self.out_layer = nn.Linear(levels[0] if levels else width, c.out_channels)
+        init_flow(self)
+
+    @classmethod
+    def from_args(cls, **args: Any) -> SLatFlowModel:
+        """Build from the arguments of a public configuration file."""
+        return cls(SLatFlowConfig.from_args(args))
+
+    def forward(self, x: SparseTensor, t: Tensor, cond: Tensor) -> SparseTensor:
+        """Predict the velocity.
+
+        Args:
+            x: feats [T, C_in] at the full resolution.
+            t: [B] 1000 times the flow time.
+            cond: [B, L, D] condition tokens.
+
+        Returns:
+            feats [T, C_out] on the same sites, in the dtype of `x`.
+        """
+        dtype = self.torso_dtype
+        h = x.replace(self.input_layer(x.feats).to(dtype))
+        emb = self.t_embedder(t)
+        mod = (self.adaLN_modulation(emb) if self.config.share_mod else emb).to(dtype)
+        emb, cond = emb.to(dtype), cond.to(dtype)
+        skips = []
+        for block in self.input_blocks:
+            h = block(h, emb)
+            skips.append(h.feats)
+        h = h.replace(h.feats + h.sites.position_embedding(self.config.model_channels).to(dtype))
+        for block in self.blocks:
+            h = block(h, mod, cond)
+        for block in self.out_blocks:
+            if self.config.use_skip_connection:
+                h = h.replace(torch.cat([h.feats, skips.pop()], dim=1))
+            h = block(h, emb)
+        # Unlike in the other models this norm sees the torso's dtype.
+        feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(x.dtype)
+        return h.replace(self.out_layer(feats))

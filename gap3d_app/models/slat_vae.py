@@ -1,0 +1,80 @@
+"""SLAT encoder, and the trunk that it shares with the decoders (trellis.md section 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.models.configs import SLatVaeConfig
+from gap3d_app.nn.torso import TorsoModule, init_linear
+from gap3d_app.sparse.attention import SparseTransformerBlock
+from gap3d_app.sparse.tensor import SparseTensor
+
+
+class SparseTransformerBase(TorsoModule):
+    """Input linear, position embedding, transformer blocks. Module names give the public state-dict keys."""
+
+    config_class = SLatVaeConfig
+
+    def __init__(self, config: SLatVaeConfig, in_channels: int) -> None:
+        super().__init__()
+        self.config = c = config
+        self.input_layer = nn.Linear(in_channels, c.model_channels)
+        self.blocks = nn.ModuleList(
+            SparseTransformerBlock(
+                c.model_channels, c.heads, c.mlp_ratio, *_attention_sets(c, index), qk_rms_norm=c.qk_rms_norm
+            )
+            for index in range(c.num_blocks)
+        )
+        self.apply(init_linear)
+
+    @classmethod
+    def from_args(cls, **args: Any) -> Any:
+        """Build from the arguments of a public configuration file."""
+        return cls(SLatVaeConfig.from_args(args))
+
+    def trunk(self, x: SparseTensor) -> SparseTensor:
+        """[T, C_in] -> [T, C] in the torso's dtype."""
+        h = self.input_layer(x.feats) + x.sites.position_embedding(self.config.model_channels)
+        h = x.replace(h.to(self.torso_dtype))
+        for block in self.blocks:
+            h = block(h)
+        return h
+
+    def head(self, h: SparseTensor, dtype: torch.dtype) -> SparseTensor:
+        """Plain layer norm and output linear, in `dtype`."""
+        feats = h.feats.to(dtype)
+        return h.replace(self.out_layer(F.layer_norm(feats, feats.shape[-1:])))
+
+
+def _attention_sets(config: SLatVaeConfig, index: int) -> tuple[str, int | None, int]:
+    if config.attn_mode == "full":
+        return "full", None, 0
+    if config.attn_mode not in ("swin", "windowed"):
+        raise ValueError(f"attn_mode {config.attn_mode!r} is not supported; 'full', 'swin', 'windowed' are")
+    shifted = config.attn_mode == "swin" and index % 2 == 1
+    return "windowed", config.window_size, config.window_size // 2 if shifted else 0
+
+
+class SLatEncoder(SparseTransformerBase):
+    """Voxel features [T, in_channels] -> posterior of the latent [T, latent_channels] (section 6.1)."""
+
+    def __init__(self, config: SLatVaeConfig) -> None:
+        super().__init__(config, config.in_channels)
+        self.out_layer = nn.Linear(config.model_channels, 2 * config.latent_channels)
+        nn.init.zeros_(self.out_layer.weight)
+        nn.init.zeros_(self.out_layer.bias)
+
+    def posterior(self, x: SparseTensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each [T, latent_channels]."""
+        return self.head(self.trunk(x), x.dtype).feats.chunk(2, dim=-1)
+
+    def forward(self, x: SparseTensor, sample_posterior: bool = False) -> SparseTensor:
+        """The posterior's mean, or a sample of it."""
+        mean, logvar = self.posterior(x)
+        if sample_posterior:
+            mean = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+        return x.replace(mean)

@@ -1,0 +1,93 @@
+"""Stage-1 flow: a transformer over the dense structure latent (trellis.md section 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.models.configs import StructureFlowConfig
+from gap3d_app.nn.embeddings import TimestepEmbedder, grid_position_embedding
+from gap3d_app.nn.torso import TorsoModule, init_flow
+from gap3d_app.nn.transformer import ModulatedCrossBlock
+
+
+class SparseStructureFlowModel(TorsoModule):
+    """Velocity of the structure latent. Module names give the public state-dict keys."""
+
+    config_class = StructureFlowConfig
+
+    def __init__(self, config: StructureFlowConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        volume = c.patch_size**3
+        self.t_embedder = TimestepEmbedder(c.model_channels)
+        if c.share_mod:
+            width = c.model_channels
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        table = grid_position_embedding(c.resolution // c.patch_size, c.model_channels)
+        self.register_buffer("pos_emb", table)
+        self.input_layer = nn.Linear(c.in_channels * volume, c.model_channels)
+        self.blocks = nn.ModuleList(
+            ModulatedCrossBlock(
+                c.model_channels,
+                c.cond_channels,
+                c.heads,
+                c.mlp_ratio,
+                c.qk_rms_norm,
+                c.qk_rms_norm_cross,
+                c.share_mod,
+            )
+            for _ in range(c.num_blocks)
+        )
+        self.out_layer = nn.Linear(c.model_channels, c.out_channels * volume)
+        init_flow(self)
+
+    @classmethod
+    def from_args(cls, **args: Any) -> SparseStructureFlowModel:
+        """Build from the arguments of a public configuration file."""
+        return cls(StructureFlowConfig.from_args(args))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Predict the velocity.
+
+        Args:
+            x: [B, C_in, R, R, R] state.
+            t: [B] 1000 times the flow time.
+            cond: [B, L, D] condition tokens.
+
+        Returns:
+            [B, C_out, R, R, R] in the dtype of `x`.
+        """
+        c, dtype = self.config, self.torso_dtype
+        h = self.input_layer(patchify(x, c.patch_size)) + self.pos_emb
+        mod = self.t_embedder(t)
+        if c.share_mod:
+            mod = self.adaLN_modulation(mod)
+        h, mod, cond = h.to(dtype), mod.to(dtype), cond.to(dtype)
+        for block in self.blocks:
+            h = block(h, mod, cond)
+        h = F.layer_norm(h.to(x.dtype), h.shape[-1:])
+        return unpatchify(self.out_layer(h), c.patch_size, c.resolution // c.patch_size)
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """[B, C, X, Y, Z] -> [B, N, C*p^3]; z fastest; a token is ordered channel, then offset x, y, z."""
+    batch, channels, *sizes = x.shape
+    split = [part for size in sizes for part in (size // patch, patch)]
+    x = x.reshape(batch, channels, *split).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return x.reshape(batch, -1, channels * patch**3)
+
+
+def unpatchify(tokens: Tensor, patch: int, grid: int) -> Tensor:
+    """Inverse of `patchify` for a cube of `grid` tokens per axis."""
+    batch, _, width = tokens.shape
+    x = tokens.view(batch, grid, grid, grid, width // patch**3, patch, patch, patch)
+    return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(batch, -1, *[grid * patch] * 3)
+
+
+def occupied_coords(logits: Tensor) -> Tensor:
+    """Voxels with a positive logit: [B, 1, X, Y, Z] -> [V, 4] int32 (batch, x, y, z), sorted."""
+    return torch.argwhere(logits[:, 0] > 0).int()

@@ -1,0 +1,219 @@
+"""Submanifold convolution: one interface, a native torch backend and spconv behind it.
+
+The native backend gathers the 27 neighbours of a chunk of voxels into a buffer that fits the processor's
+cache and multiplies it once; the backward pass is the same operation with the mirrored neighbour map, so
+nothing is ever scattered. Neighbour maps are cached in `Sites`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gap3d_app.sparse.tensor import Sites, SparseTensor
+
+CPU_CHUNK_BYTES = 4 << 20
+CUDA_CHUNK_BYTES = 1 << 30
+DENSE_TABLE_CELLS = 1 << 26
+"""Grids up to this many cells are looked up in a table, larger ones by binary search."""
+
+
+def neighbour_map(sites: Sites) -> Tensor:
+    """[T, 27] int64: row of the neighbour at offset (i-1, j-1, k-1) in column 9i + 3j + k; T for none."""
+    return sites.cached("neighbours", lambda: _find_neighbours(sites))
+
+
+def _find_neighbours(sites: Sites) -> Tensor:
+    rows, device = len(sites), sites.coords.device
+    if rows == 0:
+        return torch.zeros(0, 27, dtype=torch.int64, device=device)
+    # A margin of one voxel on every side keeps neighbours from wrapping into another row of the grid.
+    size_x, size_y, size_z = (v + 2 for v in sites.extent)
+    batch, x, y, z = sites.coords.long().unbind(1)
+    key = ((batch * size_x + x + 1) * size_y + y + 1) * size_z + z + 1
+    step = torch.arange(-1, 2, device=device)
+    offsets = ((step[:, None, None] * size_y + step[:, None]) * size_z + step).reshape(-1)
+    wanted = key[:, None] + offsets
+    cells = sites.batch_size * size_x * size_y * size_z
+    if cells <= DENSE_TABLE_CELLS:
+        table = torch.full((cells,), rows, dtype=torch.int64, device=device)
+        table[key] = torch.arange(rows, device=device)
+        return table[wanted]
+    ordered, order = key.sort()
+    at = torch.searchsorted(ordered, wanted).clamp(max=rows - 1)
+    return torch.where(ordered[at] == wanted, order[at], rows)
+
+
+class _GatherMatmul(torch.autograd.Function):
+    """y[p] = sum_k x[forward_map[p, k]] @ weight[k]; a map entry equal to the number of rows means zero.
+
+    `backward_map[q, k]` is the row p with forward_map[p, k] == q (unique for neighbour maps), or T.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, forward_map: Tensor, backward_map: Tensor) -> Tensor:
+        return _gather_matmul(x, weight.flatten(0, 1), forward_map)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight, forward_map, backward_map = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _gather_matmul(grad, weight.transpose(1, 2).flatten(0, 1), backward_map)
+        if ctx.needs_input_grad[1]:
+            grad_weight = _gather_outer(x, grad, forward_map).view_as(weight)
+        return grad_x, grad_weight, None, None
+
+
+def _with_zero_row(x: Tensor) -> Tensor:
+    return torch.cat([x, x.new_zeros(1, x.shape[1])])
+
+
+def _chunk_rows(x: Tensor, taps: int) -> int:
+    budget = CPU_CHUNK_BYTES if x.device.type == "cpu" else CUDA_CHUNK_BYTES
+    return max(64, budget // (taps * x.shape[1] * x.element_size()))
+
+
+def _gather_matmul(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
+    """[N, C], [K*C, O], [T, K] -> [T, O]."""
+    rows, taps = index.shape
+    x = _with_zero_row(x)
+    chunk = _chunk_rows(x, taps)
+    if rows <= chunk:
+        return x.index_select(0, index.reshape(-1)).view(rows, -1) @ weight
+    out = x.new_empty(rows, weight.shape[1])
+    buffer = x.new_empty(chunk * taps, x.shape[1])
+    for start in range(0, rows, chunk):
+        part = index[start : start + chunk].reshape(-1)
+        taken = buffer[: part.shape[0]]
+        torch.index_select(x, 0, part, out=taken)
+        torch.mm(taken.view(part.shape[0] // taps, -1), weight, out=out[start : start + chunk])
+    return out
+
+
+def _gather_outer(x: Tensor, grad: Tensor, index: Tensor) -> Tensor:
+    """Gradient of the weight: [N, C], [T, O], [T, K] -> [K*C, O]."""
+    rows, taps = index.shape
+    x = _with_zero_row(x)
+    chunk = _chunk_rows(x, taps)
+    out = grad.new_zeros(taps * x.shape[1], grad.shape[1])
+    for start in range(0, rows, chunk):
+        part = index[start : start + chunk]
+        taken = x.index_select(0, part.reshape(-1)).view(part.shape[0], -1)
+        out.addmm_(taken.t(), grad[start : start + chunk])
+    return out
+
+
+def gather_matmul(x: Tensor, weight: Tensor, forward_map: Tensor, backward_map: Tensor) -> Tensor:
+    """y[p] = sum_k x[forward_map[p, k]] @ weight[k], differentiable in `x` and `weight`.
+
+    Args:
+        x: [N, C].
+        weight: [K, C, O].
+        forward_map: [T, K] int64 rows of `x`, N for none.
+        backward_map: [N, K] int64: the inverse of `forward_map` for every k, T for none.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    return _GatherMatmul.apply(x, weight, forward_map, backward_map)
+
+
+class NativeBackend:
+    """Submanifold 3x3x3 convolution in plain torch, on any device."""
+
+    def __call__(self, x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x.feats [T, C], weight [O, 3, 3, 3, C], bias [O] -> [T, O]."""
+        forward_map = neighbour_map(x.sites)
+        taps = weight.permute(1, 2, 3, 4, 0).reshape(27, weight.shape[-1], weight.shape[0])
+        # q is neighbour k of p exactly when p is neighbour 26 - k of q.
+        out = gather_matmul(x.feats, taps, forward_map, _mirrored(x.sites))
+        return out if bias is None else out + bias
+
+
+def _mirrored(sites: Sites) -> Tensor:
+    return sites.cached("neighbours mirrored", lambda: neighbour_map(sites).flip(1))
+
+
+class SpconvBackend:
+    """The same convolution by spconv (CUDA; its CPU build races with several threads).
+
+    The bias is added outside: spconv's CPU build raises on a bias in evaluation mode. Rulebooks are cached
+    in the sites.
+
+    Raises:
+        ImportError: spconv is not installed.
+    """
+
+    def __init__(self) -> None:
+        import spconv.pytorch
+
+        self.spconv = spconv.pytorch
+        self.layers: dict[tuple[int, int], nn.Module] = {}
+
+    def __call__(self, x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out_channels, in_channels = weight.shape[0], weight.shape[-1]
+        layer = self.layers.get((in_channels, out_channels))
+        if layer is None:
+            layer = self.spconv.SubMConv3d(in_channels, out_channels, 3, bias=False, indice_key="submanifold")
+            del layer._parameters["weight"]
+            layer.train()
+            self.layers[in_channels, out_channels] = layer
+        layer.weight = weight
+        shape = [max(v, 1) for v in x.sites.extent]
+        wrapped = self.spconv.SparseConvTensor(x.feats.contiguous(), x.coords, shape, x.batch_size)
+        wrapped.indice_dict = x.sites.cached("spconv rulebooks", dict)
+        out = layer(wrapped).features
+        del layer.weight
+        return out if bias is None else out + bias
+
+
+class SparseConv3d(nn.Module):
+    """Submanifold convolution with the public key names `conv.weight` [O, k, k, k, C] and `conv.bias` [O].
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        kernel_size: 3 (trellis.md section 4.2), or 1, where the weight's memory is read as a row-major
+            [C, O] matrix although its shape says [O, 1, 1, 1, C] (section 4.3).
+        backend: what computes the 3x3x3 case; native torch by default.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        backend: NativeBackend | SpconvBackend | None = None,
+    ) -> None:
+        super().__init__()
+        if kernel_size not in (1, 3):
+            raise ValueError(f"kernel size {kernel_size} is not supported; 1 and 3 are")
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.backend = backend or NativeBackend()
+        self.conv = nn.Module()
+        shape = (out_channels, kernel_size, kernel_size, kernel_size, in_channels)
+        self.conv.weight = nn.Parameter(torch.empty(shape))
+        self.conv.bias = nn.Parameter(torch.empty(out_channels))
+        bound = 1 / math.sqrt(in_channels * kernel_size**3)
+        nn.init.uniform_(self.conv.weight, -bound, bound)
+        nn.init.uniform_(self.conv.bias, -bound, bound)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """[T, C] features -> [T, O] on the same sites."""
+        weight, bias = self.conv.weight, self.conv.bias
+        if self.kernel_size == 1:
+            return x.replace(nn.functional.linear(x.feats, self.matrix, bias))
+        return x.replace(self.backend(x, weight, bias))
+
+    @property
+    def matrix(self) -> Tensor:
+        """[O, C] matrix that a 1x1x1 kernel multiplies by."""
+        return self.conv.weight.reshape(self.in_channels, self.out_channels).t()

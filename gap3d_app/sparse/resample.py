@@ -1,0 +1,137 @@
+"""Pooling, un-pooling and subdivision of sparse tensors (trellis.md sections 4.5 and 4.6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gap3d_app.sparse.conv import SparseConv3d, gather_matmul, neighbour_map
+from gap3d_app.sparse.tensor import Sites, SparseTensor
+
+
+class SparseDownsample(nn.Module):
+    """Pools `factor`^3 voxels into one: the sum of the children over (their number + 1).
+
+    The extra one is a trait of the public code (a mean that counts its zero start) that released weights
+    depend on. Coarse sites are sorted by (batch, x, y, z).
+    """
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        coarse, parent = pooled_sites(x.sites, self.factor)
+        weight = coarse.cached(
+            ("pool weight", self.factor), lambda: 1.0 / (torch.bincount(parent, minlength=len(coarse)) + 1)
+        )
+        total = x.feats.new_zeros(len(coarse), x.feats.shape[1], dtype=torch.float32)
+        total = total.index_add(0, parent, x.feats.float())
+        return SparseTensor((total * weight[:, None]).to(x.dtype), sites=coarse)
+
+
+class SparseUpsample(nn.Module):
+    """Copies every coarse feature to the fine voxels it was pooled from, in their original order."""
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        if ("pooled from", self.factor) not in x.sites.cache:
+            raise ValueError("these voxels were not pooled, so there is nothing to return to")
+        fine, parent = x.sites.cache["pooled from", self.factor]
+        return SparseTensor(x.feats.index_select(0, parent), sites=fine)
+
+
+def pooled_sites(sites: Sites, factor: int = 2) -> tuple[Sites, Tensor]:
+    """The coarse sites and, for every fine row, the row of its parent [T] int64."""
+    return sites.cached(("pooled", factor), lambda: _pool(sites, factor))
+
+
+def _pool(sites: Sites, factor: int) -> tuple[Sites, Tensor]:
+    size_x, size_y, size_z = ((v - 1) // factor + 1 for v in sites.extent)
+    batch, x, y, z = sites.coords.long().unbind(1)
+    key = ((batch * size_x + x // factor) * size_y + y // factor) * size_z + z // factor
+    unique, parent = torch.unique(key, return_inverse=True)
+    rest, z = unique // size_z, unique % size_z
+    rest, y = rest // size_y, rest % size_y
+    batch, x = rest // size_x, rest % size_x
+    coarse = Sites(torch.stack([batch, x, y, z], dim=1), batch_size=sites.batch_size)
+    coarse.cache["pooled from", factor] = (sites, parent)
+    return coarse, parent
+
+
+class SparseSubdivide(nn.Module):
+    """Every voxel becomes 8 consecutive ones at twice the resolution, features copied."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return SparseTensor(x.feats.repeat_interleave(8, 0), sites=subdivided_sites(x.sites))
+
+
+def subdivided_sites(sites: Sites) -> Sites:
+    """Sites (b, 2x+i, 2y+j, 2z+k), i slowest; with a neighbour map if the coarse sites have one."""
+
+    def make() -> Sites:
+        axis = torch.arange(2, dtype=torch.int32, device=sites.coords.device)
+        child = torch.cartesian_prod(axis, axis, axis)
+        child = torch.cat([child.new_zeros(8, 1), child], dim=1)
+        scale = child.new_tensor([1, 2, 2, 2])
+        fine = Sites((sites.coords[:, None] * scale + child).reshape(-1, 4), [8 * n for n in sites.lengths])
+        fine.cache["extent"] = tuple(2 * v for v in sites.extent)
+        return fine
+
+    fine = sites.cached("subdivided", make)
+    if "neighbours" in sites.cache and "neighbours" not in fine.cache:
+        fine.cache["neighbours"] = _fine_neighbours(neighbour_map(sites))
+    return fine
+
+
+def _fine_neighbours(coarse: Tensor) -> Tensor:
+    """Neighbour map after subdivision: the neighbour of a child is a child of a neighbour of its parent."""
+    rows, device = coarse.shape[0], coarse.device
+    # Per axis: child 0 or 1 moved by -1, 0, 1 lands in the parent's neighbour `step` as child `half`.
+    target = torch.arange(2, device=device)[:, None] + torch.arange(-1, 2, device=device)
+    step, half = target.div(2, rounding_mode="floor") + 1, target % 2
+    step, half = _outer3(step, 3), _outer3(half, 2)
+    fine = coarse[:, step.reshape(-1)] * 8 + half.reshape(-1)
+    fine.clamp_(max=8 * rows)
+    return fine.view(rows * 8, 27)
+
+
+def _outer3(table: Tensor, base: int) -> Tensor:
+    """[2, n] digits per axis -> [8, n^3] numbers in `base`: children by combinations of columns."""
+    n = table.shape[1]
+    x, y, z = (table.view(shape) for shape in ((2, 1, 1, n, 1, 1), (1, 2, 1, 1, n, 1), (1, 1, 2, 1, 1, n)))
+    return ((x * base + y) * base + z).reshape(8, n**3)
+
+
+def subdivide_conv(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
+    """`conv(SparseSubdivide()(x))` for a 3x3x3 kernel at 8/27 of its cost, without the intermediate tensor.
+
+    The copies of a voxel are equal, so the 27 neighbours of a child hold only 2x2x2 different features: those
+    of its parent's neighbours. The kernel entries that meet the same one are summed beforehand.
+    """
+    rows, fine = len(x), None
+    coarse_map = neighbour_map(x.sites)
+    fine = subdivided_sites(x.sites)
+    device = coarse_map.device
+    weight = conv.conv.weight.permute(1, 2, 3, 4, 0)  # [3, 3, 3, C, O]
+    halves = torch.arange(2, device=device)
+    near = _outer3(halves[:, None] + halves, 3)  # [8 children, 8 parents] columns of the coarse map
+    # A child 0 sees its parent's left neighbour through tap 0 and its parent through taps 1 and 2;
+    # a child 1 sees its parent through taps 0 and 1 and the right neighbour through tap 2.
+    fold = weight.new_zeros(2, 2, 3)
+    fold[0, 0, 0] = fold[0, 1, 1] = fold[0, 1, 2] = fold[1, 0, 0] = fold[1, 0, 1] = fold[1, 1, 2] = 1
+    children = []
+    for child in range(8):
+        i, j, k = child >> 2, child >> 1 & 1, child & 1
+        taps = torch.einsum("au,bv,cw,uvwio->abcio", fold[i], fold[j], fold[k], weight).flatten(0, 2)
+        maps = x.sites.cached(("child", child), lambda c=child: _child_maps(coarse_map, near[c]))
+        children.append(gather_matmul(x.feats, taps, *maps))
+    feats = torch.stack(children, dim=1).reshape(rows * 8, -1)
+    return SparseTensor(feats + conv.conv.bias, sites=fine)
+
+
+def _child_maps(coarse_map: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    return coarse_map[:, columns], coarse_map[:, 26 - columns]
