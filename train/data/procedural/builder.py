@@ -74,8 +74,8 @@ class Builder:
         for v, f, p in self.parts[-2:]:
             self.parts.append((v * (1, -1, 1), f[:, ::-1], p))
 
-    def ring(self, shape: Shape, count: int, at=(0, 0, 0), rotate=(0, 0, 0), scale=1.0, paint: str = "primary",
-             start: float = 0.0, arc: float = 360.0) -> None:
+    def ring(self, shape: Shape, count: int, at=(0, 0, 0), rotate=(0, 0, 0), scale=1.0,
+             paint: str = "primary", start: float = 0.0, arc: float = 360.0) -> None:
         """`count` copies of the part (placed as by `add`) turned about the z axis over `arc` degrees."""
         self.add(shape, at, rotate, scale, paint)
         v, f, p = self.parts.pop()

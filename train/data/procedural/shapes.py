@@ -32,7 +32,8 @@ def _loft_faces(rings: int, points: int, low_pole: bool, high_pole: bool) -> np.
         blocks += [np.stack([a + j, a + k, b + k], 1), np.stack([a + j, b + k, b + j], 1)]
     low, high = rings * points, rings * points + 1
     top = (rings - 1) * points
-    blocks += [np.stack([np.full(points, low), k, j], 1), np.stack([np.full(points, high), top + j, top + k], 1)]
+    blocks += [np.stack([np.full(points, low), k, j], 1),
+               np.stack([np.full(points, high), top + j, top + k], 1)]
     return np.concatenate(blocks).astype(np.int64)
 
 
@@ -168,7 +169,7 @@ def torus(radius: float, tube_radius: float, arc: float = 360.0, n: int = 24, m:
         t = np.radians(np.linspace(0, arc, max(3, int(n * arc / 360) + 2)))
         return tube(np.stack([radius * np.cos(t), radius * np.sin(t), 0 * t], 1), tube_radius, m)
     t, c = 2 * np.pi * np.arange(n) / n, _circle(m)
-    rho = radius + tube_radius * c[None, :, 0]
+    rho = np.broadcast_to(radius + tube_radius * c[None, :, 0], (n, m))
     v = np.stack([rho * np.cos(t)[:, None], rho * np.sin(t)[:, None],
                   np.broadcast_to(tube_radius * c[None, :, 1], rho.shape)], -1)
     return Shape(v.reshape(-1, 3), _torus_faces(n, m))
@@ -266,7 +267,8 @@ def extrude(polygon, depth: float, axis: str = "y") -> Shape:
     n = len(p)
     cap = np.array(_ears(p), dtype=np.int64)
     j, k = np.arange(n), (np.arange(n) + 1) % n
-    faces = np.concatenate([cap[:, ::-1], cap + n, np.stack([j, k, k + n], 1), np.stack([j, k + n, j + n], 1)])
+    sides = [np.stack([j, k, k + n], 1), np.stack([j, k + n, j + n], 1)]
+    faces = np.concatenate([cap[:, ::-1], cap + n, *sides])
     low, high = (np.concatenate([p, np.full((n, 1), s * depth / 2)], 1) for s in (-1, 1))
     v = np.concatenate([low, high])
     if axis == "x":
@@ -305,7 +307,7 @@ def arch(width: float, height: float, depth: float, thickness: float, n: int = 1
 def strip(outer, inner, depth: float, axis: str = "y") -> Shape:
     """The solid between two open polylines [N, 2] of equal length (both counter-clockwise), `depth` thick."""
     o, i = np.asarray(outer, float), np.asarray(inner, float)
-    sections = np.stack([np.stack([o, o, i, i]), ], 0)[0]  # [4, N, 2]
+    sections = np.stack([o, o, i, i])  # [4, N, 2]
     d = np.array([-depth / 2, depth / 2, depth / 2, -depth / 2])[:, None, None]
     v = np.concatenate([sections, np.broadcast_to(d, (4, len(o), 1))], 2).transpose(1, 0, 2)
     if axis == "x":
