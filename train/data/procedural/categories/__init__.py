@@ -1,8 +1,10 @@
 """All categories by name; each file declares its own and is listed here."""
 
 from ..category import Category
-from . import furniture
+from . import furniture, nature, tools
 
 CATEGORIES: dict[str, Category] = {
     **furniture.CATEGORIES,
+    **nature.CATEGORIES,
+    **tools.CATEGORIES,
 }
