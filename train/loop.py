@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -35,7 +36,8 @@ class LoopConfig:
     steps, batch_size (samples per process and step), lr (peak, AdamW), muon_lr (peak, matrices of blocks; 0
     leaves them to AdamW), warmup (steps), lr_floor (fraction of the peak at the end), weight_decay,
     clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is never), seed,
-    compile (regional torch.compile on CUDA), minutes (stop early after this wall time; 0 is no limit).
+    compile (regional torch.compile on CUDA), minutes (wall time of the whole stage, resumed runs included: it
+    ends and the learning rate has come down when either `steps` or `minutes` is reached; 0 is no limit).
     """
 
     steps: int
@@ -127,10 +129,11 @@ class Ema:
 
 def make_optimizers(params: dict[str, nn.Parameter], cfg: LoopConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon for the 2-D weights of transformer blocks and AdamW for the others."""
+    in_block = re.compile(r"\b(blocks|layers?)\.\d")
     matrices = [
         p
         for name, p in params.items()
-        if cfg.muon_lr > 0 and p.ndim == 2 and ("blocks." in name or "layers." in name) and min(p.shape) > 16
+        if cfg.muon_lr > 0 and p.ndim == 2 and in_block.search(name) and min(p.shape) > 16
     ]
     chosen = {id(p) for p in matrices}
     rest = [p for p in params.values() if id(p) not in chosen]
@@ -151,12 +154,11 @@ def make_optimizers(params: dict[str, nn.Parameter], cfg: LoopConfig) -> list[to
     return optimizers
 
 
-def lr_factor(step: int, cfg: LoopConfig, steps: int | None = None) -> float:
-    """Linear warm-up, then cosine from 1 to `lr_floor`."""
-    if step < cfg.warmup:
-        return (step + 1) / cfg.warmup
-    progress = min(1.0, (step - cfg.warmup) / max(1, (steps or cfg.steps) - cfg.warmup))
-    return cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * progress))
+def lr_factor(step: int, seconds: float, cfg: LoopConfig) -> float:
+    """Linear warm-up, then cosine from 1 to `lr_floor` over the steps or the minutes, whichever ends first."""
+    warm = min(1.0, (step + 1) / max(1, cfg.warmup))
+    progress = min(1.0, max(step / cfg.steps, seconds / (60 * cfg.minutes) if cfg.minutes else 0.0))
+    return warm * (cfg.lr_floor + (1 - cfg.lr_floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -270,9 +272,10 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     last: dict[str, float] = {}
     out_of_time = False
     while step < cfg.steps and not out_of_time:
+        factor = lr_factor(step, spent + time.perf_counter() - start, cfg)
         for optimizer in prepared:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * lr_factor(step, cfg)
+                group["lr"] = group["peak"] * factor
         batch = stage.next_batch(cfg.batch_size, generator)
         with accelerator.autocast():
             loss, metrics = model(batch)
@@ -298,7 +301,7 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         if main and cfg.save_every and step % cfg.save_every == 0:
             seconds = spent + time.perf_counter() - start
             save_checkpoint(checkpoint, step, params, ema, optimizers, generator, seconds)
-        out_of_time = bool(cfg.minutes) and time.perf_counter() - start > cfg.minutes * 60
+        out_of_time = bool(cfg.minutes) and spent + time.perf_counter() - start > cfg.minutes * 60
     bar.close()
     if main:
         save_checkpoint(

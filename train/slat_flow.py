@@ -48,7 +48,7 @@ class SLatFlowStage(Stage):
             voxels = data.voxels(ids)
             with torch.autocast(data.device.type, torch.bfloat16, enabled=data.device.type == "cuda"):
                 mean, _ = encoder.posterior(SparseTensor(voxels.features(), voxels.coords))
-            out.append(mean.feats.float())
+            out.append(mean.float())
         return torch.cat(out)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:

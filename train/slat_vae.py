@@ -115,10 +115,11 @@ class GaussianLoss:
 
     def __call__(self, decoder: SLatGaussianDecoder, out: SparseTensor, voxels: Voxels) -> dict[str, Tensor]:
         """Loss terms for up to 16,384 random voxels of the decoder's output."""
-        n = len(out.feats)
+        n = len(out)
         rows = torch.randperm(n, device=out.feats.device)[: min(n, 16384)]
-        g = decoder.to_gaussians(out.feats[rows].float(), out.coords[rows])
-        base = (out.coords[rows, 1:].float() / self.resolution - 0.5)[:, None]
+        coords = torch.cat([torch.zeros_like(out.coords[rows, :1]), out.coords[rows, 1:]], dim=1)
+        (g,) = decoder.to_representation(SparseTensor(out.feats[rows].float(), coords))
+        base = (coords[:, 1:].float() / self.resolution - 0.5)[:, None]
         k = self.per_voxel
         centers = (g.xyz.view(-1, k, 3) - base) * self.resolution
         points, normals, colors, valid = self.samples(voxels, rows)
@@ -127,12 +128,12 @@ class GaussianLoss:
         to_gaussian = pair.min(1).values
         has = valid.any(1, keepdim=True).float()
         expand = nearest[..., None].expand(-1, -1, 3)
-        color_error = (g.rgb.view(-1, k, 3) - colors.gather(1, expand)).abs().mean(-1)
+        color_error = (g.colors.view(-1, k, 3) - colors.gather(1, expand)).abs().mean(-1)
         scale = g.scaling.view(-1, k, 3) * self.resolution
         # Discs: 0.22 voxel across the surface, 0.05 through it; 8 of them tile a voxel's face.
         target = torch.tensor([0.22, 0.22, 0.05], device=scale.device)
         scale_error = (scale.log() - target.log()).abs().mean(-1)
-        axis = g.rotation_matrices().view(-1, k, 3, 3)[..., 2]
+        axis = g.rotation_matrix.view(-1, k, 3, 3)[..., 2]
         facing = (axis * normals.gather(1, expand)).sum(-1).abs()
         return {
             "gs_surface": (to_surface * has).mean() + (to_gaussian * valid).mean(),
@@ -163,7 +164,7 @@ class SLatVaeStage(Stage):
         self.data = PackedAssets(data, device, views=False)
         self.test = PackedAssets(test, device, views=False)
         self.mesh_loss = MeshLoss(device)
-        per_voxel = self.gaussians.per_voxel
+        per_voxel = self.gaussians.representation["num_gaussians"]
         self.gaussian_loss = GaussianLoss(self.data.resolution, per_voxel, device)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
@@ -188,14 +189,16 @@ class SLatVaeStage(Stage):
         voxels: Voxels = batch["voxels"]
         features = SparseTensor(voxels.features(), voxels.coords)
         mean, logvar = self.encoder.posterior(features)
-        z = mean.feats + torch.exp(0.5 * logvar.feats) * torch.randn_like(mean.feats)
-        slat = mean.replace(z)
-        kl = kl_divergence(mean.feats.float(), logvar.feats.float())
+        slat = features.replace(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean))
+        kl = kl_divergence(mean.float(), logvar.float())
         terms = self.gaussian_loss(self.gaussians, self.gaussians(slat), voxels)
         trunk = self.mesh.trunk(slat)
         rows = batch["rows"]
-        fine = self.mesh.upsample_head(SparseTensor(trunk.feats[rows], voxels.coords[rows]))
-        terms |= self.mesh_loss(fine.feats, fine.coords, voxels, rows.repeat_interleave(FINE**3))
+        fine = SparseTensor(trunk.feats[rows], voxels.coords[rows])
+        for block in self.mesh.upsample:
+            fine = block(fine)
+        raw = self.mesh.out_layer(fine.feats)
+        terms |= self.mesh_loss(raw, fine.coords, voxels, rows.repeat_interleave(FINE**3))
         loss = sum(WEIGHTS[k] * v for k, v in terms.items()) + self.kl_weight * kl
         return loss, {"kl": kl.detach(), **{k: v.detach() for k, v in terms.items()}}
 

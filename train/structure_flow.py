@@ -66,7 +66,7 @@ class StructureFlowStage(Stage):
         cond = self.condition.encoder.encode(images).float()
         generator = torch.Generator(ids.device).manual_seed(0)
         noise = torch.randn(len(ids), *self.latents.shape[1:], generator=generator, device=ids.device)
-        sampler = FlowSampler(steps=12, rescale_t=3.0, guidance=2.0, interval=(0.5, 1.0))
+        sampler = FlowSampler(steps=12, rescale_t=3.0, cfg_strength=2.0, cfg_interval=(0.5, 1.0))
         z = sampler.sample(self.flow, noise, cond, torch.zeros_like(cond))
         logits = self._decoder[0](z)
         scores = intersection_over_union(logits, self.test.occupancy(ids))

@@ -1,0 +1,129 @@
+"""Tokenised prompts of packed assets, as padded tensors on the training device.
+
+Three kinds, all in GAP3D's own layout (spec/gap3d 2.1, 5.4): a caption; a picture with an edit instruction; a
+picture with an instruction that changes nothing. Each kind can be followed by a description of the wanted
+asset (language pre-training) or by the learnt queries (grid alignment).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gap3d_app.models.prompt_tokenizer import IM_END, IM_START, PromptTokenizer, Special
+from train.data.packed import PackedAssets
+
+UNCHANGED = ("the same", "exactly this", "keep everything", "no changes", "just like the picture", "this one")
+
+
+def describe(spec: dict) -> str:
+    """What the language model learns to answer: the attributes of an asset in a fixed order."""
+    parts = ", ".join(spec["parts"]) or "none"
+    values = [spec["category"], spec["kind"] or "plain", spec["color"], spec["secondary"], spec["finish"]]
+    return "; ".join([*values, spec["size"] or "usual", spec["style"] or "usual", parts])
+
+
+def pad_rows(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ragged id lists to ([n, T] int32 padded on the right, lengths [n])."""
+    lengths = torch.tensor([len(r) for r in rows])
+    ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
+    return ids, lengths
+
+
+class PromptBank:
+    """Prompts of a data set.
+
+    captions: rows `asset * per_asset + k`; edits: rows `pair * per_pair + k`; unchanged: one row per phrase;
+    descriptions: one row per asset.
+    """
+
+    def __init__(self, data: PackedAssets, tokenizer: PromptTokenizer, per_asset: int = 4, per_pair: int = 3):
+        self.tokenizer, self.config = tokenizer, tokenizer.config
+        self.per_asset, self.per_pair = per_asset, per_pair
+        self.device = data.device
+        pad = self.config.pad_token_id
+        self._cache: dict[tuple[str, bool], list[int]] = {}
+        captions = [self._ids(c[k % len(c)], False) for c in data.captions for k in range(per_asset)]
+        self.captions = self._to_device(pad_rows(captions, pad))
+        edits = [
+            self._ids(p["instructions"][k % len(p["instructions"])], True)
+            for p in data.pairs
+            for k in range(per_pair)
+        ]
+        self.edits = self._to_device(pad_rows(edits or [[pad]], pad))
+        self.unchanged = self._to_device(pad_rows([self._ids(t, True) for t in UNCHANGED], pad))
+        answers = [tokenizer.ids([describe(s), Special(IM_END)]) for s in data.specs]
+        self.descriptions = self._to_device(pad_rows(answers, pad))
+        self.pair_source = torch.tensor([p["source"] for p in data.pairs], device=self.device)
+        self.pair_target = torch.tensor([p["target"] for p in data.pairs], device=self.device)
+
+    def _ids(self, text: str, with_image: bool) -> list[int]:
+        key = (text, with_image)
+        if key not in self._cache:
+            self._cache[key] = self.tokenizer.prompt_ids(text, with_image=with_image, truncate=True)
+        return self._cache[key]
+
+    def _to_device(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return rows[0].to(self.device), rows[1].to(self.device)
+
+    def draw(self, kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(ids [B, T], lengths [B], source assets [B], target assets [B]) of random prompts of one kind."""
+
+        def pick(n: int) -> Tensor:
+            return torch.randint(n, (count,), generator=generator, device=self.device)
+
+        if kind == "caption":
+            row = pick(len(self.captions[0]))
+            asset = row // self.per_asset
+            return self.captions[0][row], self.captions[1][row], asset, asset
+        if kind == "edit":
+            row = pick(len(self.edits[0]))
+            pair = row // self.per_pair
+            return self.edits[0][row], self.edits[1][row], self.pair_source[pair], self.pair_target[pair]
+        row, asset = pick(len(self.unchanged[0])), pick(len(self.descriptions[0]))
+        return self.unchanged[0][row], self.unchanged[1][row], asset, asset
+
+    def with_queries(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Append the start id and the query slots right behind each prompt: [B, T + 1 + n_query] int64."""
+        c = self.config
+        width = int(lengths.max()) + 1 + c.n_query
+        position = torch.arange(width, device=ids.device)[None]
+        behind = position - lengths[:, None]
+        ids = torch.nn.functional.pad(ids[:, :width], (0, max(0, width - ids.shape[1]))).long()
+        out = torch.where(behind < 0, ids, torch.full_like(ids, c.pad_token_id))
+        out = torch.where(behind == 0, torch.full_like(ids, c.img_start_token_id), out)
+        slots = (behind >= 1) & (behind <= c.n_query)
+        return torch.where(slots, torch.full_like(ids, c.query_token_id), out)
+
+    def with_answers(self, ids: Tensor, lengths: Tensor, assets: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts whose assistant turn holds the description of `assets`.
+
+        Returns ids [B, T] int64 and a float mask [B, T]: 1 on the description, 0.2 on the prompt, 0 on padding.
+        """
+        closing = len(self.tokenizer.ids([Special(IM_END), "\n"]))
+        start = lengths - closing
+        answer, answer_length = self.descriptions[0][assets], self.descriptions[1][assets]
+        width = int((start + answer_length).max())
+        position = torch.arange(width, device=ids.device)[None]
+        behind = position - start[:, None]
+        ids = torch.nn.functional.pad(ids[:, :width], (0, max(0, width - ids.shape[1]))).long()
+        index = behind.clamp(0, answer.shape[1] - 1)
+        in_answer = (behind >= 0) & (behind < answer_length[:, None])
+        pad = torch.full_like(ids, self.config.pad_token_id)
+        out = torch.where(behind < 0, ids, torch.where(in_answer, answer.long().gather(1, index), pad))
+        return out, torch.where(in_answer, 1.0, torch.where(behind < 0, 0.2, 0.0))
+
+
+def tokenizer_texts(data: PackedAssets) -> Iterable[str]:
+    """Everything that the tokenizer should see: captions, instructions, descriptions, prompt frames."""
+    from gap3d_app.models.prompt_tokenizer import prompt_pieces
+
+    yield "".join(p for p in prompt_pieces("") if not isinstance(p, Special) or p == IM_START)
+    for captions, spec in zip(data.captions, data.specs, strict=True):
+        yield from captions
+        yield describe(spec)
+    for pair in data.pairs:
+        yield from pair["instructions"]
+    yield from UNCHANGED

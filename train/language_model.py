@@ -1,0 +1,122 @@
+"""Stage: the language model and its vision tower, before they are frozen.
+
+    accelerate launch -m train.language_model --config train/configs/mini/language_model.yaml
+
+Teaches a Qwen2.5-VL-shaped model to read: the tokenizer is a byte-level BPE trained on the same texts. Every
+sample is a prompt in GAP3D's layout whose assistant turn is the description of the wanted asset: from a caption,
+from a picture, or from a picture and an edit instruction. The description is a fixed list of attributes, so the
+states behind the prompt have to hold them, which is all the queries of the next stage can read.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gap3d_app.models.checkpoint import save_model
+from gap3d_app.models.prompt_tokenizer import PromptTokenizer
+from gap3d_app.models.vlm import PromptEncoder
+from train.data.packed import PackedAssets
+from train.data.prompts import PromptBank, tokenizer_texts
+from train.data.tokenizer import train_tokenizer
+from train.image_encoder import augment
+from train.loop import Stage, read_config, run
+
+KINDS = {"caption": 0.5, "edit": 0.3, "unchanged": 0.2}
+
+
+class LanguageModelStage(Stage):
+    """Next-token prediction on prompts and descriptions."""
+
+    trained = ("vlm",)
+
+    def __init__(self, model: dict, data: str, test: str, tokenizer: Path, vocabulary: int, device: str):
+        super().__init__()
+        self.data = PackedAssets(data, device, voxels=False)
+        self.test = PackedAssets(test, device, voxels=False)
+        if not tokenizer.exists():
+            tokenizer.parent.mkdir(parents=True, exist_ok=True)
+            train_tokenizer(tokenizer_texts(self.data), tokenizer, vocabulary)
+        self.tokenizer_file = tokenizer
+        added = json.loads(tokenizer.read_text())["added_tokens"]
+        self.vlm = PromptEncoder.from_args(**with_special_ids(model, {t["content"]: t["id"] for t in added}))
+        self.vlm.model.latent_queries.requires_grad_(False)
+        self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
+        self.bank = PromptBank(self.data, self.vlm.tokenizer)
+        self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
+
+    def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
+        """One part per kind of prompt."""
+        return self._batch(self.data, self.bank, batch_size, generator)
+
+    def _batch(self, data: PackedAssets, bank: PromptBank, batch_size: int, generator: torch.Generator) -> dict:
+        parts = {}
+        for kind, share in KINDS.items():
+            count = max(1, round(share * batch_size))
+            ids, lengths, source, target = bank.draw(kind, count, generator)
+            ids, weight = bank.with_answers(ids, lengths, target)
+            pixels = None
+            if kind != "caption":
+                view = torch.randint(
+                    data.views.shape[1], (count,), generator=generator, device=generator.device
+                )
+                pixels = self.vlm.patches(augment(data.images(source, view), generator)[0])
+            parts[kind] = (ids, weight, pixels)
+        return parts
+
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted cross-entropy; metrics: share of description tokens predicted right, per kind."""
+        loss, metrics = 0.0, {}
+        for kind, (ids, weight, pixels) in batch.items():
+            logits = self.vlm.lm_logits(ids, pixels)[:, :-1].float()
+            target, w = ids[:, 1:], weight[:, 1:]
+            ce = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(w)
+            loss = loss + KINDS[kind] * (ce * w).sum() / w.sum()
+            right = ((logits.detach().argmax(-1) == target) & (w == 1)).sum()
+            metrics[f"right_{kind}"] = right / (w == 1).sum()
+        return loss, metrics
+
+    def draw(self, folder: Path, step: int) -> dict[str, float]:
+        """Held-out token accuracy of the descriptions."""
+        generator = torch.Generator(self.test.device).manual_seed(0)
+        _, metrics = self.forward(self._batch(self.test, self.test_bank, 512, generator))
+        return {f"test_{k}": float(v) for k, v in metrics.items()}
+
+    def save_models(self, folder: Path) -> None:
+        """`prompt_encoder` (its queries still untrained) and the tokenizer beside it."""
+        save_model(self.vlm, folder / "prompt_encoder")
+        (folder / "tokenizer.json").write_text(self.tokenizer_file.read_text())
+
+
+def with_special_ids(model: dict, ids: dict[str, int]) -> dict:
+    """Model arguments completed with the tokenizer's vocabulary size and special ids."""
+    vocab = max(ids.values()) + 1
+    text = {**model["text_config"], "vocab_size": max(vocab, model["text_config"]["vocab_size"])}
+    return {
+        **model,
+        "text_config": text,
+        "pad_token_id": ids["<|endoftext|>"],
+        "image_token_id": ids["<|image_pad|>"],
+        "img_start_token_id": ids["[IMG]"],
+        "query_token_id": ids["<image>"],
+    }
+
+
+def main() -> None:
+    """Command line of the stage."""
+    config, loop, out = read_config(__doc__)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    stage = LanguageModelStage(
+        config["model"],
+        **config["data"],
+        tokenizer=out / "tokenizer.json",
+        vocabulary=config["vocabulary"],
+        device=device,
+    )
+    run(stage, loop, out)
+
+
+if __name__ == "__main__":
+    main()
