@@ -1,6 +1,6 @@
 """The one sampler of all flows: rectified flow from noise (t = 1) to data (t = 0), guided.
 
-States are tensors, sparse tensors, or tuples and dicts of them. Velocity is data-independent of its network:
+States are tensors, sparse tensors, or tuples and dicts of them. The network is any callable
 `model(state, t, cond) -> velocity` of the state's form, with t [B] = 1000 times the flow time. Sources:
 trellis.md 1.4 and 1.8; gap3d.md 5.1.
 """
@@ -192,7 +192,10 @@ class FlowSampler:
 
     def _call(self, model: Velocity, state: State, t: float, cond: Any) -> State:
         leaf = _leaf(state)
-        value = float(int(1000 * t)) if self.integer_timesteps else 1000 * t
+        value = 1000 * t
+        if self.integer_timesteps:
+            # In float32, as the released sampler does: 1000 * 0.58 must give 580, not 579.
+            value = float(int(np.float32(t) * np.float32(1000)))
         time = torch.full((leaf.shape[0],), value, dtype=torch.float32, device=leaf.device)
         return model(state, time, cond)
 
