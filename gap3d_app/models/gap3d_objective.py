@@ -4,6 +4,7 @@ One time per sample, shared by class, registers and patches; independent noise f
 (spec gap3d.md 4.2 to 4.4).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Draws(NamedTuple):
 
 
 class Noised(NamedTuple):
-    """What the network gets and what it should answer: state, its time ``[B]`` (0..1000), velocity noise - x."""
+    """What the network gets and should answer: state, its time ``[B]`` (0..1000), velocity noise - x."""
 
     state: GridState
     timestep: Tensor
@@ -46,7 +47,7 @@ def train_schedule(device=None) -> tuple[Tensor, Tensor]:
 class GridObjective:
     """Weights and probabilities of the objective.
 
-    sample_time: 'uniform' (the release) or 'logit_normal' (u = sigmoid of a normal: more weight on middle times).
+    sample_time: 'uniform' (the release) or 'logit_normal' (u = sigmoid of a normal: more middle times).
     """
 
     patch_weight: float = 0.4
@@ -62,7 +63,7 @@ class GridObjective:
             raise ValueError(f"sample_time is 'uniform' or 'logit_normal', not {self.sample_time!r}")
 
     def draw(self, target: GridState, generator: torch.Generator | None = None) -> Draws:
-        """Random numbers for a batch in the release's order: patch noise, u, class and register noise, drops."""
+        """Random numbers of a batch in the release's order: patch noise, u, class, register noise, drops."""
         device, batch = target.patch.device, target.patch.shape[0]
 
         def normal_like(x: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ class GridObjective:
             return (1 - s) * x + s * e
 
         state = GridState(*map(mix, target, noise))
-        return Noised(state, timesteps[index], GridState(*(e - x for x, e in zip(target, noise, strict=True))))
+        velocity = GridState(*(e - x for x, e in zip(target, noise, strict=True)))
+        return Noised(state, timesteps[index], velocity)
 
     def drop(self, cond: Tensor, dropped: Tensor) -> Tensor:
         """Condition ``[B, L, D]`` with whole samples set to zero where dropped is 1."""
@@ -101,11 +103,16 @@ class GridObjective:
             name: F.mse_loss(getattr(prediction, name).float(), getattr(velocity, name).float())
             for name in GridState._fields
         }
-        total = self.patch_weight * parts["patch"] + self.cls_weight * parts["cls"] + self.reg_weight * parts["reg"]
-        return {"loss": total, **parts}
+        weights = {"patch": self.patch_weight, "cls": self.cls_weight, "reg": self.reg_weight}
+        return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}
 
     def __call__(
-        self, dit, target: GridState, cond: Tensor, draws: Draws | None = None, cond_mask: Tensor | None = None
+        self,
+        dit: Callable,
+        target: GridState,
+        cond: Tensor,
+        draws: Draws | None = None,
+        cond_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of `dit` (a `GridDiT`) on one batch of targets and conditions ``[B, L, D]``."""
         draws = draws or self.draw(target)

@@ -4,8 +4,8 @@ Lumina Next-DiT over the plain sequence class, registers, patches; gated cross a
 condition; time and pooled condition modulate every block (spec gap3d.md 3). Module names give the released
 state-dict keys behind ``model.dit.``, hence the inner ``model`` and the unlovely ``attn2.to_out.0``.
 
-Notable: the condition is constant over a sampling run, so its projection and every block's cross-attention keys
-and values can be computed once (`GridDiT.condition_cache`) and passed to each step.
+Notable: the condition is constant over a sampling run, so its projection and every block's cross-attention
+keys and values can be computed once (`GridDiT.condition_cache`) and passed to each step.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -28,7 +28,7 @@ class GridDiTConfig:
 
     `ffn_dim` is the feed-forward width; left at None it follows the released rule, int(8/3 dim) rounded up to
     `multiple_of` (4864 at full size; library versions disagree, so a loader takes it from the tensor).
-    `input_size` is the side of the square grid used for sampling; the network itself takes any height and width.
+    `input_size` is the side of the square grid used for sampling; the network takes any height and width.
     The last four fields name released options that have one supported value.
     """
 
@@ -75,7 +75,7 @@ class GridDiTConfig:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], input_size: int = 37) -> "GridDiTConfig":
-        """Sizes read from tensor shapes (keys start with ``model.``); the release stores no config of its own."""
+        """Sizes read from tensor shapes (keys start with ``model.``); the release stores no config."""
         dim, in_channels = state["model.patch_embedder.proj.weight"].shape
         heads = state["model.layers.0.gate"].shape[0]
         layers = {key.split(".")[2] for key in state if key.startswith("model.layers.")}
@@ -95,8 +95,8 @@ class GridDiTConfig:
 class ConditionCache(NamedTuple):
     """What one prompt contributes to every step.
 
-    tokens ``[B, L, dim]`` projected condition; pooled ``[B, modulation_dim]``; keys_values: per block the cross
-    attention's key and value, each ``[B, heads, L, head_dim]``; key_mask ``[B, 1, 1, L]`` bool or None.
+    tokens ``[B, L, dim]`` projected condition; pooled ``[B, modulation_dim]``; keys_values: per block the
+    cross attention's key and value ``[B, heads, L, head_dim]``; key_mask ``[B, 1, 1, L]`` bool or None.
     """
 
     tokens: Tensor
@@ -104,8 +104,16 @@ class ConditionCache(NamedTuple):
     keys_values: list[tuple[Tensor, Tensor]]
     key_mask: Tensor | None
 
+    def rows(self, index: slice) -> "ConditionCache":
+        """The cache of a part of the batch."""
+        keys_values = [(key[index], value[index]) for key, value in self.keys_values]
+        mask = None if self.key_mask is None else self.key_mask[index]
+        return ConditionCache(self.tokens[index], self.pooled[index], keys_values, mask)
 
-def rope_table(height: int, width: int, head_dim: int, leading: int = 5, device=None) -> tuple[Tensor, Tensor]:
+
+def rope_table(
+    height: int, width: int, head_dim: int, leading: int = 5, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine ``[leading + height*width, head_dim/2]`` float32 of the 2-D rotary code (spec 3.4).
 
     Channel pair 2k turns by row * f_k, pair 2k + 1 by column * f_k, with f_k = 10000^(-2k / (head_dim/2)) and
@@ -164,7 +172,8 @@ class _TimeCaptionEmbed(nn.Module):
         self.caption_embedder = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, width))
 
     def time(self, timestep: Tensor) -> Tensor:
-        return self.timestep_embedder(timestep_embedding(timestep, TIME_CHANNELS).to(self.timestep_embedder.linear_1.weight.dtype))
+        dtype = self.timestep_embedder.linear_1.weight.dtype
+        return self.timestep_embedder(timestep_embedding(timestep, TIME_CHANNELS).to(dtype))
 
     def pooled(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         wide = tokens.float()
@@ -259,7 +268,8 @@ class _Block(nn.Module):
         parts = self.norm1.linear(modulation).unsqueeze(1).chunk(4, dim=-1)
         scale_attention, gate_attention, scale_ffn, gate_ffn = parts
         source = self.norm1.norm(x) * (1 + scale_attention)
-        within = F.scaled_dot_product_attention(self.attn1.query(source, rope), *self.attn1.key_value(source, rope))
+        query, (key, value) = self.attn1.query(source, rope), self.attn1.key_value(source, rope)
+        within = F.scaled_dot_product_attention(query, key, value)
         across = F.scaled_dot_product_attention(self.attn2.query(source, rope), *cross, attn_mask=key_mask)
         joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
         out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
@@ -312,7 +322,7 @@ class _GridTransformer(nn.Module):
 class GridDiT(nn.Module):
     """Velocity of a token grid given time and condition.
 
-    Parameters: `config` with the sizes. Source: spec gap3d.md 3; state-dict keys of 3.6 with a leading ``model.``.
+    Parameters: `config` with the sizes. Source: spec gap3d.md 3; state-dict keys of 3.6 behind ``model.``.
     """
 
     config_class = GridDiTConfig
@@ -329,14 +339,19 @@ class GridDiT(nn.Module):
     def condition_cache(self, cond: Tensor, cond_mask: Tensor | None = None) -> ConditionCache:
         """Everything that depends on the condition alone; valid for as many steps as the weights stand still.
 
-        cond: ``[B, L, latent_embedding_size]``; the unconditional branch is all zeros HERE (the projection's biases
-        make the projected zeros non-zero, spec GAP3D.md 7.3). cond_mask: ``[B, L]``, 1 keep, 0 ignore.
+        cond: ``[B, L, latent_embedding_size]``; the unconditional branch is all zeros HERE: the projection
+        has biases, so projected zeros are not zero (spec 4.4). cond_mask: ``[B, L]``, 1 keep, 0 ignore.
         """
         model = self.model
         tokens = model.caption_projection(cond)
         keys_values = [block.cross_key_value(tokens) for block in model.layers]
         key_mask = None if cond_mask is None else cond_mask.bool()[:, None, None, :]
-        return ConditionCache(tokens, model.time_caption_embed.pooled(tokens, cond_mask), keys_values, key_mask)
+        pooled = model.time_caption_embed.pooled(tokens, cond_mask)
+        return ConditionCache(tokens, pooled, keys_values, key_mask)
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer layers, in order."""
+        return list(self.model.layers)
 
     def rope(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary cosines and signed sines ``[1 + R + H*W, dim]`` float32 in the layout of `rotate`."""
@@ -357,8 +372,8 @@ class GridDiT(nn.Module):
         """Velocities of the three parts.
 
         patch ``[B, C, H, W]``, cls ``[B, C]``, reg ``[B, R, C]``: the noisy state. cond ``[B, L, D]`` with
-        optional cond_mask ``[B, L]``, or cond None and a `condition_cache`. timestep ``[B]`` float or integer,
-        0..1000, noise at 1000. Returns a `GridState` of the same shapes.
+        optional cond_mask ``[B, L]``, or cond None and a `condition_cache`. timestep ``[B]`` float or
+        integer, 0..1000, noise at 1000. Returns a `GridState` of the same shapes.
         """
         model = self.model
         height, width = patch.shape[-2:]

@@ -15,8 +15,8 @@ from torch import Tensor
 class GridState(NamedTuple):
     """Three parts of a token grid, or of its noise or velocity.
 
-    patch: ``[B, C, H, W]``; cls: ``[B, C]``; reg: ``[B, R, C]``; one floating dtype, no unit (layer-normalised
-    features, about unit variance per token).
+    patch: ``[B, C, H, W]``; cls: ``[B, C]``; reg: ``[B, R, C]``; one floating dtype, no unit
+    (layer-normalised features, about unit variance per token).
     """
 
     patch: Tensor
@@ -49,8 +49,8 @@ def normalize_tokens(prenorm: Tensor) -> Tensor:
 def grid_canvas(state: GridState) -> tuple[Tensor, Tensor]:
     """One picture of a whole grid: class at (0, 0), registers at (0, 1..R), patches from (1, 1).
 
-    Returns the canvas ``[B, C, H + 1, W + 1]`` (zero where nothing lies) and its validity ``[B, 1, H + 1, W + 1]``
-    bool. Used to show a grid; the networks never see it (spec 0.1).
+    Returns the canvas ``[B, C, H + 1, W + 1]`` (zero where nothing lies) and where something lies,
+    ``[B, 1, H + 1, W + 1]`` bool. Used to show a grid; the networks never see it (spec 0.1).
     """
     batch, channels, height, width = state.patch.shape
     registers = state.reg.shape[1]

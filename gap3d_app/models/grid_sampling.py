@@ -1,0 +1,76 @@
+"""From noise and condition to a token grid: GAP3D's settings of the one sampler (spec gap3d.md 5.1)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gap3d_app.flow.sampler import FlowSampler, SamplerStep
+from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
+from gap3d_app.models.token_grid import GridState, pack_grid
+
+
+def grid_sampler(steps: int = 30, guidance_scale: float = 3.0, **settings) -> FlowSampler:
+    """The released settings: Euler, even steps, guidance v = v0 + s (v1 - v0), integer network times.
+
+    Further `settings` are those of `FlowSampler` (solver, cfg_interval, ...).
+    """
+    defaults = {"sigma_min": 0.0, "batch_guidance": True, "integer_timesteps": True}
+    return FlowSampler.with_scale(guidance_scale, steps=steps, **(defaults | settings))
+
+
+def draw_grid_noise(
+    config: GridDiTConfig,
+    generators: Sequence[torch.Generator] | torch.Generator,
+    batch: int = 1,
+    device: str | torch.device = "cpu",
+) -> GridState:
+    """Standard normal state in the order patch, class, registers.
+
+    One generator draws for `batch` samples at once; a sequence has one generator per sample, so that a sample
+    does not depend on its neighbours. Numbers are drawn on the generator's device and then moved.
+    """
+    if not isinstance(generators, torch.Generator):
+        parts = [draw_grid_noise(config, generator, 1, device) for generator in generators]
+        return GridState(*map(torch.cat, zip(*parts, strict=True)))
+    side, channels = config.input_size, config.in_channels
+    shapes = ((channels, side, side), (channels,), (config.num_register_tokens, channels))
+    draw = [torch.randn(batch, *s, generator=generators, device=generators.device) for s in shapes]
+    return GridState(*(x.to(device) for x in draw))
+
+
+def sample_grid(
+    dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None
+) -> Iterator[SamplerStep]:
+    """Yield after every step; `state` and `x_0` of the events are `GridState`s.
+
+    dit: the network; cond ``[B, L, D]`` from the prompt encoder (the unconditional branch is zeros of it);
+    noise: `GridState` of batch B. The condition's share of the network is computed once, before the first
+    step.
+    """
+    sampler = sampler or grid_sampler()
+    batch = cond.shape[0]
+    with torch.no_grad():
+        both = dit.condition_cache(torch.cat([cond, torch.zeros_like(cond)]))
+        caches = {"both": both, "cond": both.rows(slice(0, batch)), "null": both.rows(slice(batch, None))}
+    ones = cond.new_ones(batch)
+
+    # The sampler passes markers, 1 conditional and 0 unconditional, in place of the conditions themselves.
+    def velocity(state: tuple[Tensor, ...], timestep: Tensor, marker: Tensor) -> tuple[Tensor, ...]:
+        if timestep.shape[0] == 2 * batch:
+            cache = caches["both"]
+        else:
+            cache = caches["cond" if marker is ones else "null"]
+        return tuple(dit(*state, None, timestep, cond_cache=cache))
+
+    for event in sampler.run(velocity, tuple(noise), ones, torch.zeros_like(ones)):
+        event.state, event.x_0 = GridState(*event.state), GridState(*event.x_0)
+        yield event
+
+
+def generate_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None) -> Tensor:
+    """The finished token sequence ``[B, 1 + R + H*W, C]`` of `sample_grid`."""
+    state = noise
+    for event in sample_grid(dit, cond, noise, sampler):
+        state = event.state
+    return pack_grid(*state)
