@@ -1,7 +1,6 @@
 """Surface extraction from sparse cube features: FlexiCubes on active cubes (trellis.md 6.5 and 6.6).
 
-Attributes are kept only for active cubes and for lattice vertices at the surface; the grids that cover the
-bounding box hold one byte or one index per cell.
+Attributes are kept only for active cubes and for lattice vertices at the surface (see lattice.py).
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gap3d_app.geometry.cube_tables import CORNERS, EDGES, case_tables
+from gap3d_app.geometry.cube_tables import EDGES, case_tables
+from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes, CellRanks
 from gap3d_app.geometry.solid import fill_enclosed
 from gap3d_app.values import Mesh
-
-SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
 
 # Per axis of a crossing edge: the two other axes (ascending) and the edge's index in each of the four cubes
 # around it, cubes in ascending flat order.
@@ -74,7 +72,6 @@ def _tables(device: torch.device) -> dict[str, Tensor]:
         if rows:
             pairs[case, : len(rows)] = torch.tensor(rows)
     named = {
-        "corners": torch.from_numpy(CORNERS),
         "edges": torch.from_numpy(EDGES),
         "patch_count": torch.from_numpy(tables.patch_count),
         "edge_patch": torch.from_numpy(tables.edge_patch),
@@ -83,35 +80,6 @@ def _tables(device: torch.device) -> dict[str, Tensor]:
         "pair_count": (pairs[..., 0] >= 0).sum(1),
     }
     return {name: tensor.to(device) for name, tensor in named.items()}
-
-
-class _Box:
-    """The part of the lattice that an object touches, with flat indices in row-major order.
-
-    Cells (cubes) and lattice vertices share one index space of shape `size`. The last cell layer of each
-    axis is unused, so a step over the low side of the box wraps into an unused cell, never into another one.
-    Order of flat indices inside the box equals their order in the whole grid.
-    """
-
-    def __init__(self, coords: Tensor, resolution: int, beyond: bool):
-        low, high = coords.amin(0) - 1, coords.amax(0) + 1
-        if not beyond:
-            low, high = low.clamp(min=0), high.clamp(max=resolution - 1)
-        self.low = low
-        self.size = [int(n) for n in (high - low + 2).tolist()]
-        self.strides = [self.size[1] * self.size[2], self.size[2], 1]
-        self.count = self.size[0] * self.size[1] * self.size[2]
-        self.steps = torch.tensor(self.strides, device=coords.device)
-
-    def flat(self, coords: Tensor) -> Tensor:
-        return ((coords - self.low) * self.steps).sum(-1)
-
-    def unflat(self, index: Tensor) -> Tensor:
-        sx, sy, _ = self.strides
-        x = torch.div(index, sx, rounding_mode="floor")
-        rest = index - x * sx
-        y = torch.div(rest, sy, rounding_mode="floor")
-        return torch.stack([x, y, rest - y * sy], dim=-1) + self.low
 
 
 def extract(
@@ -154,8 +122,8 @@ def average_corners(coords: Tensor, feats: Tensor, resolution: int) -> tuple[Ten
     Returns:
         coords [T, 3] int64 in row-major order, and [T, 4 or 10]: sdf with bias, deform 3, colour 6.
     """
-    work = _Extraction(coords.long(), feats, resolution, True, False)
-    return work.box.unflat(work.touched), work.mean_attributes(work.touched)
+    cubes = ActiveCubes(coords.long(), feats, resolution)
+    return cubes.box.unflat(cubes.touched), cubes.mean(cubes.touched)
 
 
 def _empty(feats: Tensor, resolution: int, training: bool) -> MeshResult:
@@ -168,74 +136,29 @@ def _empty(feats: Tensor, resolution: int, training: bool) -> MeshResult:
 
 
 class _Extraction:
-    """One extraction; the methods run in order and share the index grids."""
+    """One extraction; the steps of `run` share the index grids of the active cubes."""
 
     def __init__(self, coords: Tensor, feats: Tensor, resolution: int, training: bool, solid: bool):
         self.feats, self.resolution, self.training, self.solid = feats, resolution, training, solid
         self.table = _tables(feats.device)
-        self.box = box = _Box(coords, resolution, beyond=solid)
-        device = feats.device
-        self.offsets = (self.table["corners"] * box.steps).sum(-1)  # [8] flat step to each corner
-        cells = box.flat(coords)
-        # Row of each active cube, -1 elsewhere; the margin in front keeps v - offset from being negative.
-        self.margin = sum(box.strides)
-        self.cell_row = torch.full((box.count + self.margin,), -1, dtype=torch.int32, device=device)
-        self.cell_row[cells + self.margin] = torch.arange(len(cells), dtype=torch.int32, device=device)
-        corner = (cells[:, None] + self.offsets).reshape(-1)
-        mark = torch.zeros(box.count, dtype=torch.bool, device=device)
-        mark[corner] = True
-        self.touched = mark.nonzero()[:, 0]
-        self.cells, self.corner = cells, corner
-        self.channels = self._attribute_columns()
-
-    def _attribute_columns(self) -> Tensor:
-        """[8, 4 or 10] feature columns of (sdf, deform, colour) per corner."""
-        j = torch.arange(8, device=self.feats.device)[:, None]
-        three = torch.arange(3, device=j.device)
-        columns = [j, DEFORM.start + 3 * j + three]
-        if self.feats.shape[1] == 101:
-            columns.append(COLOR.start + 6 * j + torch.arange(6, device=j.device))
-        return torch.cat(columns, dim=1)
-
-    def _mean(self, vertices: Tensor, columns: Tensor) -> Tensor:
-        """[P, C] mean over the active cubes around each lattice vertex; zero where there are none.
-
-        A fixed order of gathers instead of a scatter keeps the result the same on every device and run.
-        """
-        total = self.feats.new_zeros(len(vertices), columns.shape[1])
-        count = torch.zeros(len(vertices), 1, dtype=self.feats.dtype, device=total.device)
-        for j in range(8):
-            row = self.cell_row[vertices + (self.margin - self.offsets[j])]
-            there = (row >= 0).nonzero()[:, 0]
-            values = self.feats[row[there].long()[:, None], columns[j]]
-            total = total.index_add(0, there, values)
-            count.index_add_(0, there, count.new_ones(len(there), 1))
-        return total / count.clamp(min=1)
-
-    def mean_attributes(self, vertices: Tensor) -> Tensor:
-        """[P, 4 or 10] averaged (sdf with bias, deform, colour) of touched lattice vertices."""
-        mean = self._mean(vertices, self.channels)
-        return torch.cat([mean[:, :1] - 1.0 / self.resolution, mean[:, 1:]], dim=1)
+        self.cubes = ActiveCubes(coords, feats, resolution, beyond=solid)
+        self.box = self.cubes.box
 
     def run(self) -> MeshResult:
-        box, device = self.box, self.feats.device
-        if self.training:
-            attributes = self.mean_attributes(self.touched)
-            sdf = attributes[:, 0]
-        else:
-            sdf = self._mean(self.touched, self.channels[:, :1])[:, 0] - 1.0 / self.resolution
-        inside = torch.zeros(box.count, dtype=torch.bool, device=device)
-        inside[self.touched] = sdf.detach() < 0
+        box, cubes = self.box, self.cubes
+        # Without training only vertices next to the surface need more than their sdf, which comes later.
+        attributes = cubes.mean(cubes.touched, sdf_only=not self.training)
+        inside = torch.zeros(box.count, dtype=torch.bool, device=self.feats.device)
+        inside[cubes.touched] = attributes[:, 0].detach() < 0
         if self.solid:
             filled = fill_enclosed(inside.view(box.size).cpu().numpy())
-            inside = torch.from_numpy(filled).to(device).view(-1)
+            inside = torch.from_numpy(filled).to(inside.device).view(-1)
         case = self._cases(inside)
         surface = ((case != 0) & (case != 255)).nonzero()[:, 0]
         if len(surface) == 0:
             empty = _empty(self.feats, self.resolution, self.training)
             return self._with_training_terms(empty, attributes, None) if self.training else empty
-        cell_rank = torch.full((box.count + self.margin,), -1, dtype=torch.int32, device=device)
-        cell_rank[surface + self.margin] = torch.arange(len(surface), dtype=torch.int32, device=device)
+        cell_rank = CellRanks(box, surface)
         own = case[surface].long()
         used = self._resolve_ambiguity(surface, own, cell_rank)
 
@@ -252,21 +175,17 @@ class _Extraction:
         vertex = base[cube] + patch
 
         # attributes of the lattice vertices at both ends of crossing edges
-        ends_flat = surface[cube][:, None] + self.offsets[self.table["edges"][edge]]
-        mark = torch.zeros(box.count, dtype=torch.bool, device=device)
-        mark[ends_flat.reshape(-1)] = True
-        lattice = mark.nonzero()[:, 0]
-        rank = torch.empty(box.count, dtype=torch.int32, device=device)
-        rank[lattice] = torch.arange(len(lattice), dtype=torch.int32, device=device)
-        value = self._lattice_values(lattice, attributes if self.training else None)
-        a, b = rank[ends_flat].long().unbind(-1)
-
-        weights = self._cube_weights(surface)
         cube_corner = self.table["edges"][edge]
+        ends_flat = surface[cube][:, None] + cubes.offsets[cube_corner]
+        lattice = box.mark(ends_flat).nonzero()[:, 0]
+        value = self._lattice_values(lattice, attributes if self.training else None)
+        a, b = box.ranks(lattice)[ends_flat].unbind(-1)
+
+        weights = cubes.weights(surface)
         alpha_a = weights[cube, 12 + cube_corner[:, 0]]
         alpha_b = weights[cube, 12 + cube_corner[:, 1]]
         beta = weights[cube, edge][:, None]
-        first, second = value[a], value[b]
+        first, second = value.index_select(0, a), value.index_select(0, b)
         wa = (second[:, 0] * alpha_b)[:, None]
         wb = (first[:, 0] * alpha_a)[:, None]
         crossing = (first[:, 1:] * wa - second[:, 1:] * wb) / (wa - wb)
@@ -302,13 +221,13 @@ class _Extraction:
         # a cell in the last layer of an axis has no far corners
         return bits.view(-1)
 
-    def _resolve_ambiguity(self, surface: Tensor, own: Tensor, cell_rank: Tensor) -> Tensor:
+    def _resolve_ambiguity(self, surface: Tensor, own: Tensor, cell_rank: CellRanks) -> Tensor:
         """Case ids with the complement taken where two flagged cubes share an ambiguous face."""
         step = self.table["twin"][own]
         flagged = step.abs().sum(1).nonzero()[:, 0]
         # Neighbours outside the grid have rank -1: their cells lie in the margin or in unused layers.
         neighbour = surface[flagged] + (step[flagged] * self.box.steps).sum(1)
-        rank = cell_rank[neighbour + self.margin].long()
+        rank = cell_rank(neighbour).long()
         twin = (rank >= 0) & (self.table["twin"][own[rank.clamp(min=0)]].abs().sum(1) > 0)
         used = own.clone()
         chosen = flagged[twin]
@@ -318,37 +237,19 @@ class _Extraction:
     def _lattice_values(self, lattice: Tensor, attributes: Tensor | None) -> Tensor:
         """[P, 4 or 10] sdf, object-space position and colour of lattice vertices."""
         if attributes is None:
-            mean = self.mean_attributes(lattice)
+            mean = self.cubes.mean(lattice)
         else:
-            slot = torch.full((self.box.count,), -1, dtype=torch.int64, device=lattice.device)
-            slot[self.touched] = torch.arange(len(self.touched), device=lattice.device)
-            mean = attributes[slot[lattice].clamp(min=0)]
-        known = torch.zeros(self.box.count, dtype=torch.bool, device=lattice.device)
-        known[self.touched] = True
-        known = known[lattice][:, None]
+            mean = attributes[self.box.ranks(self.cubes.touched)[lattice].clamp(min=0).long()]
+        known = self.cubes.is_touched[lattice][:, None]
         sdf = torch.where(known, mean[:, :1], 1.0)
         deform = torch.where(known, mean[:, 1:4], 0.0)
-        parts = [sdf, self._positions(lattice, deform)]
+        parts = [sdf, self.cubes.positions(lattice, deform)]
         if mean.shape[1] > 4:
             parts.append(torch.sigmoid(torch.where(known, mean[:, 4:], 0.0)))
         return torch.cat(parts, dim=1)
 
-    def _positions(self, lattice: Tensor, deform: Tensor) -> Tensor:
-        half_cell = (1 - 1e-8) / (2 * self.resolution)
-        rest = self.box.unflat(lattice).to(deform.dtype) / self.resolution - 0.5
-        return rest + half_cell * torch.tanh(deform)
-
-    def _cube_weights(self, surface: Tensor) -> Tensor:
-        """[S, 21] beta 12, alpha 8, gamma of the surface cubes; defaults for inactive ones."""
-        row = self.cell_row[surface + self.margin]
-        active = (row >= 0).nonzero()[:, 0]
-        picked = self.feats[row[active].long()][:, WEIGHTS]
-        raw = self.feats.new_zeros(len(surface), 21).index_copy(0, active, picked)
-        edge_and_corner = 0.99 * torch.tanh(raw[:, :20]) + 1
-        return torch.cat([edge_and_corner, 0.99 * torch.sigmoid(raw[:, 20:]) + 0.005], dim=1)
-
     def _quads(
-        self, surface: Tensor, inside: Tensor, cell_rank: Tensor, base: Tensor, used: Tensor
+        self, surface: Tensor, inside: Tensor, cell_rank: CellRanks, base: Tensor, used: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Vertex loops [Q, 4] of all interior crossing edges and the surface cubes [Q, 4] that own them."""
         strides, low = self.box.strides, self.box.low
@@ -360,7 +261,7 @@ class _Extraction:
             interior = (position[:, others[0]] > 0) & (position[:, others[1]] > 0)
             cell = surface[(start_in != end_in) & interior]
             ring = torch.stack([cell - s - t, cell - s, cell - t, cell], dim=1)
-            ring_rank = cell_rank[ring + self.margin].long()
+            ring_rank = cell_rank(ring).long()
             # y edges point down: their first end is the upper one, and they sort before z and x edges
             first = cell + strides[1] if axis == 1 else cell
             keys.append(first * 3 + (2, 0, 1)[axis])
@@ -410,17 +311,14 @@ class _Extraction:
         self, result: MeshResult, attributes: Tensor, deviation: Tensor | None
     ) -> MeshResult:
         """`result` with regulariser and lattice samples filled in."""
-        slot = torch.full((self.box.count,), -1, dtype=torch.int64, device=self.corner.device)
-        slot[self.touched] = torch.arange(len(self.touched), device=slot.device)
-        average = attributes[slot[self.corner]].view(len(self.cells), 8, -1)
-        bias = torch.zeros_like(average[0, 0])
-        bias[0] = 1.0 / self.resolution
-        own = self.feats[:, self.channels.reshape(-1)].view_as(average) - bias
+        cubes = self.cubes
+        average = attributes[self.box.ranks(cubes.touched)[cubes.corners].long()]
+        own = cubes.corner_values()
         loss = (own - average).square().mean()
         loss = loss + 0.2 * self.feats[:, WEIGHTS][:, :20].abs().mean()
         if deviation is not None:
             loss = loss + 0.5 * deviation
         result.reg_loss = loss
-        result.tsdf_vertices = self._positions(self.touched, attributes[:, 1:4])
+        result.tsdf_vertices = cubes.positions(cubes.touched, attributes[:, 1:4])
         result.tsdf_values = attributes[:, 0]
         return result
