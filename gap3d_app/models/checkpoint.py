@@ -42,6 +42,14 @@ def model_class(name: str) -> type[nn.Module]:
         from gap3d_app.models.grid_dit import GridDiT
 
         return GridDiT
+    if name == "PromptEncoder":
+        from gap3d_app.models.vlm import PromptEncoder
+
+        return PromptEncoder
+    if name == "ImageEncoder":
+        from gap3d_app.models.image_encoder import ImageEncoder
+
+        return ImageEncoder
     # The public configuration files name the variants that manage memory while training.
     plain = name.removeprefix("Elastic")
     if plain not in classes:
