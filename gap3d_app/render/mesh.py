@@ -2,7 +2,7 @@
 
 Every triangle of every view is expanded into the pixels of its screen bounding box (one flat list of
 fragments), fragments outside the triangle are dropped, and a scatter-minimum over (depth, face) packed into
-one 64-bit integer keeps the nearest one. The minimum does not depend on the order of the fragments, so pictures
+one 64-bit integer keeps the nearest one. The minimum does not depend on the order of fragments, so pictures
 repeat exactly. There is no loop over triangles or views. Camera conventions: trellis.md section 7.1.
 """
 
@@ -271,7 +271,7 @@ def render_mesh(
             rgb = normals * 0.5 + 0.5
         else:
             if light is None:  # camera axes are right, down, forward
-                light = (extrinsics[:, :3, :3].mT @ extrinsics.new_tensor([-0.45, -0.65, -0.6])).reshape(-1, 3)
+                light = extrinsics[:, :3, :3].mT @ extrinsics.new_tensor([-0.45, -0.65, -0.6])
             light = F.normalize(light.to(device).float().expand(extrinsics.shape[0], 3), dim=-1)
             facing = (normals * light[view]).sum(-1).clamp(min=0)
             ambient, diffuse = (_per_view(v, extrinsics)[view] for v in (ambient, diffuse))

@@ -1,0 +1,364 @@
+"""Surface fields: what the SLAT encoder reads and its decoders must give back.
+
+One route for every mesh, closed or not: exact distances to the triangles on a fine lattice near the surface,
+then a flood from outside decides what is inside. The surface that comes out lies `SHELL` fine cells outside
+the triangles wherever the flood can reach, so it is always closed, a sheet becomes a thin plate, overlapping
+parts merge, and cavities that the outside cannot reach are solid. Runs on CPU and CUDA; the only loops are over
+passes that bound memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from gap3d_app.geometry.cube_tables import CORNERS
+from gap3d_app.geometry.flexicubes import extract
+from gap3d_app.values import Mesh
+
+SHELL = 0.75  # fine cells between the triangles and the surface that is returned
+BAND = 2.0  # fine cells around the triangles in which the nearest triangle is searched
+LONGEST_EDGE = 8.0  # fine cells; longer triangles are cut so that their boxes stay tight
+PAIRS_PER_PASS = {"cpu": 1 << 20, "cuda": 1 << 24}
+UNSEEN = torch.iinfo(torch.int64).max
+NO_TRIANGLE = -1
+
+
+@dataclass
+class SurfaceFields:
+    """A surface on the lattice corners of the voxels that it crosses.
+
+    Corner c of a voxel is offset (i, j, k) with c = (i * 5 + j) * 5 + k, in steps of 1/4 voxel.
+
+    Attributes:
+        coords: [V, 3] int16 voxel coordinates, in lexicographic order.
+        sdf: [V, 125] float16 signed distance in coarse voxels, negative inside, clipped to [-1, 1].
+        colors: [V, 125, 3] uint8 sRGB colour of the nearest surface point.
+        resolution: coarse voxels per axis of the cube [-0.5, 0.5]^3.
+        fine: fine cells per voxel edge.
+    """
+
+    coords: Tensor
+    sdf: Tensor
+    colors: Tensor
+    resolution: int = 32
+    fine: int = 4
+
+    def __len__(self) -> int:
+        return self.coords.shape[0]
+
+
+def surface_fields(
+    mesh: Mesh, resolution: int = 32, fine: int = 4, device: str | torch.device | None = None
+) -> SurfaceFields:
+    """Sample the signed distance and the colours of a mesh.
+
+    Args:
+        mesh: any triangles inside the unit cube; vertices closer than one fine cell to its sides are moved
+            inwards. Without colours it is light grey.
+        resolution, fine: coarse voxels per axis, fine cells per voxel edge.
+        device: where to compute; default where the mesh is.
+
+    Raises:
+        ValueError: the mesh has no faces.
+    """
+    if mesh.faces.shape[0] == 0:
+        raise ValueError("a mesh without faces has no surface fields")
+    device = mesh.vertices.device if device is None else torch.device(device)
+    mesh = mesh.to(device)
+    cells = resolution * fine
+    triangles, colors = _cut_triangles(mesh, cells)
+    frames = _local_frames(triangles)
+    padded = cells + 3  # lattice vertices per axis, with one more on either side for the flood
+    best = _nearest_triangles(triangles, frames, padded)
+
+    seen = best != UNSEEN
+    distance = torch.where(seen, (best >> 32).int(), 0).view(torch.float32).sqrt()
+    distance.masked_fill_(~seen, float("inf"))
+    nearest = torch.where(seen, (best & 0xFFFFFFFF).int(), NO_TRIANGLE)
+    outside = _flood(distance > SHELL, padded)
+    # the shell's outer half is negative only by what is left of the shell, its inner half by both
+    outer = outside | _outer_half(distance, nearest, outside, triangles, frames, padded)
+    negative = (~outside).view(padded, padded, padded)[1:-1, 1:-1, 1:-1]
+    coords = _crossed_voxels(negative, resolution, fine)
+
+    corner = torch.arange(fine + 1, device=device)
+    offset = torch.cartesian_prod(corner, corner, corner)
+    index = _flat(coords[:, None] * fine + offset + 1, padded)  # [V, 125]
+    needed = torch.zeros(padded**3, dtype=torch.bool, device=device)
+    needed[index.reshape(-1)] = True
+    needed = needed.nonzero(as_tuple=True)[0]
+    _spread(nearest, needed[nearest[needed] == NO_TRIANGLE], padded, fine)
+    length, color = _measure(needed, nearest[needed], triangles, colors, frames, padded)
+
+    slot = torch.empty(padded**3, dtype=torch.int32, device=device)
+    slot[needed] = torch.arange(needed.shape[0], dtype=torch.int32, device=device)
+    slot = slot[index].long()
+    signed = torch.where(outer[needed], length, -length) - SHELL
+    return SurfaceFields(
+        coords=coords.to(torch.int16),
+        sdf=(signed / fine).clamp(-1, 1).half()[slot],
+        colors=(color.clamp(0, 1) * 255).round().to(torch.uint8)[slot],
+        resolution=resolution,
+        fine=fine,
+    )
+
+
+def fields_to_mesh(fields: SurfaceFields) -> Mesh:
+    """Extract the surface again (tests, metrics): the inverse of `surface_fields` up to the lattice's detail.
+
+    Every fine cell of the active voxels becomes one FlexiCubes cube without deformation.
+    """
+    cube, features = fields_to_cubes(fields)
+    return extract(cube, features, fields.resolution * fields.fine, solid=True).to_mesh()
+
+
+def fields_to_cubes(fields: SurfaceFields) -> tuple[Tensor, Tensor]:
+    """The fine cells as FlexiCubes input: coords [V*64, 3] int32 and feats [V*64, 101] float32.
+
+    Layout of feats (trellis.md section 6.5): 8 sdf, 24 deformation, 21 weights, 48 colour and normal.
+    """
+    fine, side = fields.fine, fields.fine + 1
+    count, device = len(fields), fields.coords.device
+    corner = torch.from_numpy(CORNERS).to(device)
+    cell = torch.arange(fine, device=device)
+    cell = torch.cartesian_prod(cell, cell, cell)
+    pick = cell[:, None] + corner
+    pick = (pick[..., 0] * side + pick[..., 1]) * side + pick[..., 2]  # [64, 8]
+    coords = (fields.coords.int()[:, None] * fine + cell).reshape(-1, 3).int()
+    feats = torch.zeros(count * fine**3, 101, device=device)
+    # the extraction subtracts one over its resolution from what a network emits
+    bias = 1 / (fields.resolution * fine)
+    feats[:, :8] = fields.sdf.float()[:, pick].reshape(-1, 8) * fine + bias
+    rgb = fields.colors.float()[:, pick].reshape(-1, 8, 3) / 255
+    color = torch.cat([rgb, torch.zeros_like(rgb)], dim=-1)
+    feats[:, 53:] = torch.logit(color.clamp(1e-4, 1 - 1e-4)).reshape(-1, 48)
+    return coords, feats
+
+
+def _flat(position: Tensor, padded: int) -> Tensor:
+    return (position[..., 0] * padded + position[..., 1]) * padded + position[..., 2]
+
+
+def _unflat(index: Tensor, padded: int) -> Tensor:
+    return torch.stack([index // (padded * padded), index // padded % padded, index % padded], dim=-1)
+
+
+def _cut_triangles(mesh: Mesh, cells: int) -> tuple[Tensor, Tensor]:
+    """Corners [T, 3, 3] in padded lattice units and corner colours [T, 3, 3], long triangles cut into n^2."""
+    vertices = ((mesh.vertices.float() + 0.5) * cells).clamp(1, cells - 1) + 1
+    corners = vertices[mesh.faces]
+    if mesh.colors is None:
+        colors = torch.full_like(corners, 0.8)
+    else:
+        colors = mesh.colors.float()[mesh.faces]
+    edges = (corners - corners.roll(1, dims=1)).norm(dim=-1)
+    parts = (edges.amax(1) / LONGEST_EDGE).ceil().clamp(min=1).long()
+    count = parts * parts
+    owner = torch.repeat_interleave(count)
+    piece = torch.arange(owner.shape[0], device=owner.device) - (count.cumsum(0) - count)[owner]
+    # row r from the first corner holds 2r + 1 pieces; odd ones point back
+    row = (piece.float() + 0.5).sqrt().long()
+    column = piece - row * row
+    half, odd = column // 2, column % 2
+    steps = torch.stack(
+        [
+            torch.stack([row, half], -1),
+            torch.stack([row + 1, half + odd], -1),
+            torch.stack([row + 1 - odd, half + 1], -1),
+        ],
+        dim=1,
+    )
+    share = steps.float() / parts[owner][:, None, None]
+    weight = torch.stack([1 - share[..., 0], share[..., 0] - share[..., 1], share[..., 1]], dim=-1)
+    return weight @ corners[owner], weight @ colors[owner]
+
+
+def _local_frames(triangles: Tensor) -> Tensor:
+    """[T, 12] per triangle: axes along the first edge, in the plane, and normal; then b_x, c_x, c_y.
+
+    In these axes, from the first corner, the triangle is (0, 0), (b_x, 0), (c_x, c_y) with c_y >= 0.
+    Triangles without area keep a right frame: a segment (or point) with any plane through it.
+    """
+    first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    along = F.normalize(first, dim=-1, eps=1e-9)
+    missing = first.norm(dim=-1, keepdim=True) < 1e-6
+    along = torch.where(missing, F.normalize(second, dim=-1, eps=1e-9), along)
+    along = torch.where(along.norm(dim=-1, keepdim=True) < 0.5, along.new_tensor([1.0, 0, 0]), along)
+    across = second - (second * along).sum(-1, keepdim=True) * along
+    # any direction across the edge will do for a sliver: take the axis that it follows least
+    axis = torch.eye(3, device=along.device)[along.abs().argmin(-1)]
+    other = F.normalize(axis - (axis * along).sum(-1, keepdim=True) * along, dim=-1)
+    across = torch.where(across.norm(dim=-1, keepdim=True) < 1e-5, other, F.normalize(across, dim=-1, eps=1e-9))
+    normal = torch.linalg.cross(along, across)
+    plane = torch.stack([(first * along).sum(-1), (second * along).sum(-1), (second * across).sum(-1)], dim=-1)
+    return torch.cat([along, across, normal, plane], dim=-1)
+
+
+def _planar_distance(x: Tensor, y: Tensor, bx: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
+    """Squared distance in the plane from (x, y) to the triangle (0, 0), (bx, 0), (cx, cy); 0 inside."""
+    tiny = 1e-12
+    step = (x / bx.clamp(min=tiny)).clamp(0, 1)
+    square = (x - step * bx).square() + y.square()
+    step = ((x * cx + y * cy) / (cx * cx + cy * cy).clamp(min=tiny)).clamp(0, 1)
+    square = torch.minimum(square, (x - step * cx).square() + (y - step * cy).square())
+    ex, px = cx - bx, x - bx
+    step = ((px * ex + y * cy) / (ex * ex + cy * cy).clamp(min=tiny)).clamp(0, 1)
+    square = torch.minimum(square, (px - step * ex).square() + (y - step * cy).square())
+    inside = (y >= 0) & (y * cx <= x * cy) & (px * cy <= y * ex)
+    return torch.where(inside, 0.0, square)
+
+
+def _nearest_triangles(triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
+    """[P^3] int64: bits of the squared distance (fine cells) over the triangle's number; UNSEEN off the band."""
+    device = triangles.device
+    best = torch.full((padded**3,), UNSEEN, dtype=torch.int64, device=device)
+    low = (triangles.amin(1) - BAND).ceil().clamp(min=1).long()
+    high = (triangles.amax(1) + BAND).floor().clamp(max=padded - 2).long()
+    extent = high - low + 1
+    count = extent.prod(-1)
+    # position along the local axes = slopes * offset from the box corner + start
+    axes = frames[:, :9].reshape(-1, 3, 3)
+    start = (axes @ (low - triangles[:, 0])[..., None])[..., 0]
+    for first, last in _passes(count, PAIRS_PER_PASS[device.type]):
+        part = count[first:last]
+        owner = torch.repeat_interleave(part)
+        index = torch.arange(owner.shape[0], device=device) - (part.cumsum(0) - part)[owner]
+        owner += first
+        size = extent[owner]
+        # boxes are at most about 13 cells wide, so float32 division of the index is exact
+        ij = ((index.float() + 0.5) / size[:, 2].float()).long()
+        k = index - ij * size[:, 2]
+        i = ((ij.float() + 0.5) / size[:, 1].float()).long()
+        j = ij - i * size[:, 1]
+        normal = axes[owner, 2]
+        height = normal[:, 0] * i + normal[:, 1] * j + normal[:, 2] * k + start[owner, 2]
+        kept = (height.abs() <= BAND).nonzero(as_tuple=True)[0]
+        owner, height = owner[kept], height[kept]
+        step = torch.stack([i[kept], j[kept], k[kept]], dim=-1)
+        offset = step.float()
+        frame = frames[owner]
+        x = (frame[:, :3] * offset).sum(-1) + start[owner, 0]
+        y = (frame[:, 3:6] * offset).sum(-1) + start[owner, 1]
+        square = height.square() + _planar_distance(x, y, frame[:, 9], frame[:, 10], frame[:, 11])
+        kept = (square <= BAND * BAND).nonzero(as_tuple=True)[0]
+        owner = owner[kept]
+        key = (square[kept].view(torch.int32).long() << 32) | owner
+        best.scatter_reduce_(0, _flat(low[owner] + step[kept], padded), key, "amin")
+    return best
+
+
+def _passes(count: Tensor, limit: int) -> list[tuple[int, int]]:
+    """Ranges of triangles with at most `limit` lattice vertices together."""
+    total = count.cumsum(0)
+    if int(total[-1]) <= limit:
+        return [(0, count.shape[0])]
+    ends = total.cpu()
+    ranges, first, done = [], 0, 0
+    while first < count.shape[0]:
+        last = max(first + 1, int(torch.searchsorted(ends, done + limit, right=True)))
+        ranges.append((first, last))
+        first, done = last, int(ends[last - 1])
+    return ranges
+
+
+def _flood(free: Tensor, padded: int) -> Tensor:
+    """[P^3] bool: free lattice vertices that the cube's outside reaches along lattice edges.
+
+    The labelling runs on the CPU for CUDA tensors too: it takes some 20 ms of one core, moves 2 MB each way,
+    and leaves the GPU to the other workers.
+    """
+    grid = free.view(padded, padded, padded).cpu().numpy()
+    labels, _ = ndimage.label(grid)
+    return torch.from_numpy(np.equal(labels, labels[0, 0, 0])).view(-1).to(free.device)
+
+
+def _outer_half(
+    distance: Tensor, nearest: Tensor, outside: Tensor, triangles: Tensor, frames: Tensor, padded: int
+) -> Tensor:
+    """[P^3] bool: vertices of the shell on the same side of the triangles as a flooded neighbour."""
+    shell = (distance <= SHELL).nonzero(as_tuple=True)[0]
+    reached = outside & (nearest != NO_TRIANGLE)
+    result = torch.zeros_like(outside)
+    own = _from_surface(shell, nearest[shell].long(), triangles, frames, padded)
+    for step in (padded * padded, -padded * padded, padded, -padded, 1, -1):
+        kept = reached[shell + step].nonzero(as_tuple=True)[0]
+        neighbour = shell[kept] + step
+        there = _from_surface(neighbour, nearest[neighbour].long(), triangles, frames, padded)
+        result[shell[kept[(own[kept] * there).sum(-1) > 0]]] = True
+    return result
+
+
+def _local(index: Tensor, number: Tensor, triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
+    """[U, 3] lattice vertices in the local axes of the given triangles."""
+    offset = _unflat(index, padded) - triangles[number, 0]
+    return (frames[number, :9].reshape(-1, 3, 3) * offset[:, None]).sum(-1)
+
+
+def _weights(local: Tensor, frame: Tensor) -> Tensor:
+    """[U, 3] barycentric weights of the triangle's point nearest to `local` [U, 3]."""
+    x, y = local[:, 0], local[:, 1]
+    bx, cx, cy = frame[:, 9], frame[:, 10], frame[:, 11]
+    tiny = 1e-12
+    ex, px = cx - bx, x - bx
+    ab = (x / bx.clamp(min=tiny)).clamp(0, 1)
+    ac = ((x * cx + y * cy) / (cx * cx + cy * cy).clamp(min=tiny)).clamp(0, 1)
+    bc = ((px * ex + y * cy) / (ex * ex + cy * cy).clamp(min=tiny)).clamp(0, 1)
+    zero = torch.zeros_like(ab)
+    options = torch.stack(
+        [
+            torch.stack([1 - ab, ab, zero], -1),
+            torch.stack([1 - ac, zero, ac], -1),
+            torch.stack([zero, 1 - bc, bc], -1),
+        ],
+        dim=1,
+    )
+    point_x = options[..., 1] * bx[:, None] + options[..., 2] * cx[:, None]
+    point_y = options[..., 2] * cy[:, None]
+    pick = ((x[:, None] - point_x).square() + (y[:, None] - point_y).square()).argmin(1)
+    edge = options[torch.arange(pick.shape[0], device=pick.device), pick]
+    inside = (y >= 0) & (y * cx <= x * cy) & (px * cy <= y * ex) & (cy * bx > tiny)
+    third = y / cy.clamp(min=tiny)
+    second = (x - third * cx) / bx.clamp(min=tiny)
+    face = torch.stack([1 - second - third, second, third], -1)
+    return torch.where(inside[:, None], face, edge)
+
+
+def _from_surface(index: Tensor, number: Tensor, triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
+    """[U, 3] vectors from the nearest point of the given triangle to each lattice vertex."""
+    weight = _weights(_local(index, number, triangles, frames, padded), frames[number])
+    return _unflat(index, padded) - (weight[..., None] * triangles[number]).sum(1)
+
+
+def _crossed_voxels(negative: Tensor, resolution: int, fine: int) -> Tensor:
+    """[V, 3] int64 voxels among whose lattice corners the sign changes, lexicographic."""
+    value = negative.to(torch.float16 if negative.is_cuda else torch.float32)[None, None]
+    high = F.max_pool3d(value, fine + 1, stride=fine)
+    low = -F.max_pool3d(-value, fine + 1, stride=fine)
+    return (high != low)[0, 0].nonzero()
+
+
+def _spread(nearest: Tensor, unknown: Tensor, padded: int, steps: int) -> None:
+    """Give lattice vertices off the band the triangle of a neighbour, `steps` times along each axis in turn."""
+    for _ in range(steps):
+        for stride in (padded * padded, padded, 1):
+            own = nearest[unknown]
+            left, right = nearest[unknown - stride], nearest[unknown + stride]
+            found = torch.where(left == NO_TRIANGLE, right, left)
+            nearest[unknown] = torch.where(own == NO_TRIANGLE, found, own)
+
+
+def _measure(
+    index: Tensor, number: Tensor, triangles: Tensor, colors: Tensor, frames: Tensor, padded: int
+) -> tuple[Tensor, Tensor]:
+    """Distance [U] in fine cells and colour [U, 3] of the nearest point on each vertex's triangle."""
+    number = number.long().clamp(min=0)
+    weight = _weights(_local(index, number, triangles, frames, padded), frames[number])
+    point = (weight[..., None] * triangles[number]).sum(1)
+    distance = (_unflat(index, padded) - point).norm(dim=-1)
+    return distance, (weight[..., None] * colors[number]).sum(1)
