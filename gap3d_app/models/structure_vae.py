@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import StructureVaeConfig
+from gap3d_app.nn.conv3d import Conv3d
 from gap3d_app.nn.norms import ChannelLayerNorm32, GroupNorm32
 from gap3d_app.nn.torso import TorsoModule
 
@@ -20,9 +21,9 @@ class ResBlock3d(nn.Module):
         super().__init__()
         self.norm1 = ChannelLayerNorm32(channels)
         self.norm2 = ChannelLayerNorm32(channels)
-        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3d(channels, channels, 3, padding=1)
         # The branch starts at zero, so a fresh network is a chain of identities.
-        self.conv2 = zero_init(nn.Conv3d(channels, channels, 3, padding=1))
+        self.conv2 = zero_init(Conv3d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -34,7 +35,7 @@ class DownsampleBlock3d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, 2, stride=2)
+        self.conv = Conv3d(in_channels, out_channels, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -45,7 +46,7 @@ class UpsampleBlock3d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, 8 * out_channels, 3, padding=1)
+        self.conv = Conv3d(in_channels, 8 * out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return pixel_shuffle_3d(self.conv(x))
@@ -94,7 +95,7 @@ class _StructureCoder(TorsoModule):
     def _head(self, channels: int, out_channels: int) -> nn.Sequential:
         group = self.config.norm_type == "group"
         norm = GroupNorm32(32, channels) if group else ChannelLayerNorm32(channels)
-        return nn.Sequential(norm, nn.SiLU(), nn.Conv3d(channels, out_channels, 3, padding=1))
+        return nn.Sequential(norm, nn.SiLU(), Conv3d(channels, out_channels, 3, padding=1))
 
 
 class SparseStructureEncoder(_StructureCoder):
@@ -103,7 +104,7 @@ class SparseStructureEncoder(_StructureCoder):
     def __init__(self, config: StructureVaeConfig) -> None:
         super().__init__(config)
         c = config
-        self.input_layer = nn.Conv3d(c.in_channels, c.channels[0], 3, padding=1)
+        self.input_layer = Conv3d(c.in_channels, c.channels[0], 3, padding=1)
         self.blocks = self._levels(DownsampleBlock3d)
         self.middle_block = self._middle(c.channels[-1])
         self.out_layer = self._head(c.channels[-1], 2 * c.latent_channels)
@@ -130,7 +131,7 @@ class SparseStructureDecoder(_StructureCoder):
     def __init__(self, config: StructureVaeConfig) -> None:
         super().__init__(config)
         c = config
-        self.input_layer = nn.Conv3d(c.latent_channels, c.channels[0], 3, padding=1)
+        self.input_layer = Conv3d(c.latent_channels, c.channels[0], 3, padding=1)
         self.middle_block = self._middle(c.channels[0])
         self.blocks = self._levels(UpsampleBlock3d)
         self.out_layer = self._head(c.channels[-1], c.out_channels)

@@ -25,8 +25,8 @@ class SparseDownsample(nn.Module):
         weight = coarse.cached(
             ("pool weight", self.factor), lambda: 1.0 / (torch.bincount(parent, minlength=len(coarse)) + 1)
         )
-        total = x.feats.new_zeros(len(coarse), x.feats.shape[1], dtype=torch.float32)
-        total = total.index_add(0, parent, x.feats.float())
+        feats = x.feats.to(torch.promote_types(x.dtype, torch.float32))
+        total = feats.new_zeros(len(coarse), feats.shape[1]).index_add(0, parent, feats)
         return SparseTensor((total * weight[:, None]).to(x.dtype), sites=coarse)
 
 
