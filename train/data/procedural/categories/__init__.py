@@ -1,16 +1,20 @@
 """All categories by name; each file declares its own and is listed here."""
 
 from ..category import Category
-from . import animals, characters, containers, food, furniture, household, kitchen, nature, tools
+from . import air_water, animals, characters, containers, food, furniture, games, household, kitchen, music, nature, road, tools
 
 CATEGORIES: dict[str, Category] = {
     **furniture.CATEGORIES,
     **household.CATEGORIES,
     **kitchen.CATEGORIES,
+    **road.CATEGORIES,
+    **air_water.CATEGORIES,
     **nature.CATEGORIES,
     **tools.CATEGORIES,
     **containers.CATEGORIES,
     **characters.CATEGORIES,
     **animals.CATEGORIES,
     **food.CATEGORIES,
+    **music.CATEGORIES,
+    **games.CATEGORIES,
 }

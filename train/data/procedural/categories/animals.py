@@ -96,14 +96,16 @@ def fish(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         f.add(_fin([(-length * 0.4, top), (-length * 0.05, tall + fin), (length * 0.5, tall * 0.6 + fin * 0.7),
                     (length * 0.5, tall * 0.4)], thick), paint="secondary")
-        f.add(_fin([(-length * 0.05, -tall * 0.8), (length * 0.15, -tall - fin * 0.7), (length * 0.5, -tall * 0.4)], thick),
+        f.add(_fin([(-length * 0.05, -tall * 0.8), (length * 0.15, -tall - fin * 0.7), (length * 0.5, -tall * 0.4)],
+                   thick),
               paint="secondary")
     for side in (-1, 1):
         f.add(ellipsoid(0.045 * o.thick, fin * 0.75, fin * 0.38, n=12), (side * (width + 0.04), 0, -tall * 0.25),
               (-25, 0, side * 32), paint="secondary")
-    ey, ex = -length * 0.58, width * 0.82
-    f.both(sphere(0.085, 12), (ex * 0.92, ey, tall * 0.28), paint="white")
-    f.both(sphere(0.055, 10), (ex * 0.92 + 0.045, ey - 0.02, tall * 0.3), paint="black")
+    ey = -length * 0.58
+    ex = width * float(np.interp(0.21, t, half)) * 0.98
+    f.both(sphere(0.085, 12), (ex * 0.92, ey, tall * 0.24), paint="white")
+    f.both(sphere(0.055, 10), (ex * 0.92 + 0.045, ey - 0.02, tall * 0.26), paint="black")
     if o.has("lips"):
         f.add(torus(0.06, 0.035, n=14, m=8), (0, -length - 0.01, -0.02), (90, 0, 0), paint="accent")
     if o.has("stripes"):
@@ -118,7 +120,8 @@ def fish(b: Builder, r: np.random.Generator, o: Options) -> None:
             q, p = np.radians(51.4 * k), 0.3 + 0.4 * ((k * 0.37) % 1)
             h = float(np.interp(p, t, half))
             at = np.array([width * h * np.cos(q), -length + 2 * length * p, tall * h * np.sin(q)])
-            f.add(cone(0.05, 0.22, 6), at * (1.1, 1, 1.1), (0, 90 - np.degrees(np.arctan2(at[2], at[0])), 0), paint="light")
+            f.add(cone(0.05, 0.22, 6), at * (1.1, 1, 1.1), (0, 90 - np.degrees(np.arctan2(at[2], at[0])), 0),
+                  paint="light")
     b.group(f, (0, 0, tall + fin))
 
 
@@ -172,8 +175,7 @@ def turtle(b: Builder, r: np.random.Generator, o: Options) -> None:
     _eyes(b, (head * 0.62, y - neck - 0.05 - head * 0.72, z + 0.16 + up + head * 0.45), head * 0.25)
     if o.kind == "sea":
         for yy, s, turn in ((-0.5, 1.0, 28), (0.62, 0.6, -38)):
-            b.both(ellipsoid(0.36 * s, 0.15 * s, 0.05), (shell * (0.75 + 0.4 * s), yy * shell, z - 0.04), (0, 14, turn),
-                   paint="secondary")
+            b.both(ellipsoid(0.36 * s, 0.15 * s, 0.05), (shell * (0.75 + 0.4 * s), yy * shell, z - 0.04), (0, 14, turn))
     else:
         b.four(lathe([(limb * 1.15, 0), (limb, 0.26)], 12), (shell * 0.62, shell * 0.68, 0))
     b.add(cone(0.07, 0.2, 8), (0, shell * 1.12, z - 0.02), (-100, 0, 0))
@@ -186,7 +188,8 @@ def whale(b: Builder, r: np.random.Generator, o: Options) -> None:
     lift, fluke = r.uniform(0.2, 0.42), r.uniform(0.26, 0.34)
     path = smooth_path([(0, -length, tall * 0.92), (0, -length * 0.3, tall), (0, length * 0.4, tall * 0.95),
                         (0, length * 0.95, tall * 0.8 + lift * 0.5), (0, length * 1.1, tall * 0.8 + lift)], 13)
-    size = np.interp(np.linspace(0, 1, 13), [0, 0.07, 0.2, 0.42, 0.7, 0.88, 1], [0.35, 0.72, 0.95, 1.0, 0.6, 0.27, 0.16])
+    size = np.interp(np.linspace(0, 1, 13), [0, 0.07, 0.2, 0.42, 0.7, 0.88, 1],
+                     [0.35, 0.72, 0.95, 1.0, 0.6, 0.27, 0.16])
     b.add(tube(path, size * width, 18))
     b.add(ellipsoid(width * 0.82, length * 0.72, tall * 0.66), (0, -length * 0.32, tall * 0.66), paint="white")
     end = path[-1]
@@ -233,7 +236,8 @@ _SIZES = ("tall", "short", "wide", "long", "chunky", "tiny")
 
 CATEGORIES = {
     "duck": Category(
-        duck, synonyms=("toy duck", "duckling"), kinds={"floating": ("rubber duck", "duck"), "standing": ("standing duck",)},
+        duck, synonyms=("toy duck", "duckling"), kinds={"floating": ("rubber duck", "duck"),
+                                                        "standing": ("standing duck",)},
         parts={"hat": "a top hat", "scarf": "a scarf", "crest": "a crest"}, sizes=_SIZES, styles=("cartoon", "rustic"),
         colors={"yellow": 6, "white": 2, "brown": 1}, finishes={"glossy": 3, "painted": 3}),
     "fish": Category(
@@ -244,7 +248,8 @@ CATEGORIES = {
         finishes={"glossy": 3, "painted": 3, "striped": 1, "dotted": 1}, second="fins"),
     "penguin": Category(
         penguin, kinds={"adult": (), "baby": ("baby penguin",)},
-        parts={"scarf": "a scarf", "hat": "a woolly hat", "bow tie": "a red bow tie"}, sizes=_SIZES, styles=("cartoon",),
+        parts={"scarf": "a scarf", "hat": "a woolly hat",
+               "bow tie": "a red bow tie"}, sizes=_SIZES, styles=("cartoon",),
         colors={"black": 5, "navy": 2, "dark grey": 1, "blue": 1}, finishes={"painted": 3, "glossy": 2}),
     "turtle": Category(
         turtle, synonyms=("tortoise",), kinds={"land": (), "sea": ("sea turtle",)},

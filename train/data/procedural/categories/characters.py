@@ -126,11 +126,13 @@ def robot_dog(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         b.both(cone(head * 0.22, head * 0.6, 4), pivot + (head * 0.33, 0.02, head * 0.68), (0, 8, 0), paint="secondary")
     end = (0, length / 2 + 0.16, z + height * 0.3 + tail_up)
-    b.add(tube(smooth_path([(0, length / 2 - 0.05, z + height * 0.2), (0, length / 2 + 0.12, z + height * 0.35), end], 8),
+    b.add(tube(smooth_path([(0, length / 2 - 0.05, z + height * 0.2), (0, length / 2 + 0.12, z + height * 0.35), end],
+                           8),
                0.034 * o.thick, 8))
     b.add(sphere(0.06, 10), end, paint="accent")
     if o.has("collar"):
-        b.add(torus(0.11, 0.04, n=18, m=8), (0, front + 0.0, z + height * 0.25 + neck * 0.6), (25, 0, 0), paint="accent")
+        b.add(torus(0.11, 0.04, n=18, m=8), (0, front + 0.0, z + height * 0.25 + neck * 0.6), (25, 0, 0),
+              paint="accent")
     if o.has("antenna"):
         b.add(rod(pivot + (0, 0.05, head * 0.4), pivot + (0, 0.05, head * 0.95), 0.026), paint="metal")
         b.add(sphere(0.05, 8), pivot + (0, 0.05, head * 0.98), paint="red")
@@ -198,7 +200,8 @@ def teddy_bear(b: Builder, r: np.random.Generator, o: Options) -> None:
     z = base + body * tall * 0.82 + head * 0.66
     b.add(ellipsoid(head * 1.08, head * 0.95, head * 0.95), (0, 0, z))
     b.both(ellipsoid(ear, ear * 0.6, ear, n=12), (head * 0.78, 0.02, z + head * 0.76))
-    b.both(ellipsoid(ear * 0.62, ear * 0.3, ear * 0.62, n=10), (head * 0.78, -ear * 0.42, z + head * 0.76), paint="cream")
+    b.both(ellipsoid(ear * 0.62, ear * 0.3, ear * 0.62, n=10), (head * 0.78, -ear * 0.42, z + head * 0.76),
+           paint="cream")
     b.add(ellipsoid(head * 0.48, head * 0.38, head * 0.36, n=14), (0, -head * 0.8, z - head * 0.2), paint="cream")
     b.add(ellipsoid(head * 0.17, head * 0.12, head * 0.12, n=10), (0, -head * 1.14, z - head * 0.06), paint="dark")
     b.both(sphere(head * 0.11, 10), (head * 0.38, -head * 0.82, z + head * 0.18), paint="dark")
@@ -210,7 +213,8 @@ def teddy_bear(b: Builder, r: np.random.Generator, o: Options) -> None:
         foot = np.array([body * 0.85, -body * 1.3, limb * 1.15])
         b.both(rod((body * 0.5, -0.05, limb * 1.2), foot, limb * 1.25, limb * 1.1))
         b.both(ellipsoid(limb * 1.25, limb * 0.85, limb * 1.4, n=14), foot + (0, -0.03, limb * 0.25))
-        b.both(ellipsoid(limb * 0.85, limb * 0.3, limb * 0.95, n=12), foot + (0, -limb * 0.82, limb * 0.28), paint="cream")
+        b.both(ellipsoid(limb * 0.85, limb * 0.3, limb * 0.95, n=12), foot + (0, -limb * 0.82, limb * 0.28),
+               paint="cream")
     else:
         b.both(rod((body * 0.52, 0, 0.1), (body * 0.45, 0, base - body * 0.4), limb * 1.15))
         b.both(ellipsoid(limb * 1.25, limb * 1.6, limb * 0.8, n=14), (body * 0.54, -0.06, limb * 0.75))
@@ -245,7 +249,8 @@ CATEGORIES = {
         robot_dog, synonyms=("robotic dog", "mechanical dog"), kinds={"boxy": (), "round": ("round robot dog",)},
         parts={"visor": "a visor", "floppy ears": "floppy ears", "collar": "a collar", "antenna": "an antenna",
                "back pack": "a box on its back"},
-        sizes=("tall", "short", "wide", "long", "chunky", "slender", "tiny"), styles=("futuristic", "cartoon", "rustic"),
+        sizes=("tall", "short", "wide", "long", "chunky", "slender", "tiny"), styles=("futuristic", "cartoon",
+                                                                                      "rustic"),
         finishes={"painted": 3, "brushed metal": 3, "glossy": 3}, second="legs"),
     "snowman": Category(
         snowman, kinds={"three balls": (), "two balls": ("little snowman",)},

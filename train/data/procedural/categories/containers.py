@@ -33,7 +33,8 @@ def crate(b: Builder, r: np.random.Generator, o: Options) -> None:
                 b.add(box(x, wall, h * 0.8), (0, side * (y / 2 - wall / 2), at))
                 b.add(box(wall, y, h * 0.8), (side * (x / 2 - wall / 2), 0, at))
         b.add(box(x, y, wall), (0, 0, wall / 2))
-        b.four(box(frame, frame, z + 0.03), (x / 2 - frame / 2 + 0.02, y / 2 - frame / 2 + 0.02, z / 2), paint="secondary")
+        b.four(box(frame, frame, z + 0.03), (x / 2 - frame / 2 + 0.02, y / 2 - frame / 2 + 0.02, z / 2),
+               paint="secondary")
     else:
         b.add(box(x, y, z), (0, 0, z / 2))
         e = frame * 0.5
@@ -219,7 +220,8 @@ def backpack(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.both(rounded_box(0.17, y * 0.77, 0.06, 0.02), (x / 2 + 0.03, 0, z * 0.38), paint="secondary")
     b.add(tube(smooth_path([(-0.12, 0.05, z - 0.04), (-0.09, 0.05, z + 0.1), (0.09, 0.05, z + 0.1),
                             (0.12, 0.05, z - 0.04)], 9), 0.034 * o.thick, 8), paint="secondary")
-    strap = smooth_path([(x * 0.22, y / 2, z * 0.88), (x * 0.3, y / 2 + 0.19, z * 0.72), (x * 0.34, y / 2 + 0.16, z * 0.35),
+    strap = smooth_path([(x * 0.22, y / 2, z * 0.88), (x * 0.3, y / 2 + 0.19, z * 0.72),
+                         (x * 0.34, y / 2 + 0.16, z * 0.35),
                          (x * 0.36, y / 2 - 0.02, z * 0.08)], 10)
     b.both(tube(strap, 0.055 * o.thick, 8, flat=0.7), paint="secondary")
     if o.has("patch"):

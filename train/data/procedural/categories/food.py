@@ -37,7 +37,8 @@ def _sprinkles(b: Builder, seed: int, count: int, place, size: float = 0.1) -> N
 
 def _fruit_top(b: Builder, z: float, stem: float, lean: float, turn: float, leafy: bool, thick: float) -> None:
     """A stem from height z and perhaps a leaf."""
-    b.add(tube(smooth_path([(0, 0, z - 0.12), (lean * 0.3, 0, z + stem * 0.5), (lean, 0, z + stem)], 7), 0.036 * thick, 8),
+    b.add(tube(smooth_path([(0, 0, z - 0.12), (lean * 0.3, 0, z + stem * 0.5), (lean, 0, z + stem)], 7),
+               0.036 * thick, 8),
           paint="brown")
     if leafy:
         b.add(leaf(0.34, 0.18, 0.06, 0.05, 0.1), (lean * 0.3, 0, z + stem * 0.4), (0, -18, turn), paint="leaf")
@@ -53,9 +54,6 @@ def apple(b: Builder, r: np.random.Generator, o: Options) -> None:
                (0, tall - dip)]
     b.add(lathe(profile, 22), (0, 0, tall))
     _fruit_top(b, tall * 2 - dip * 0.8, stem, lean, turn, o.has("leaf"), o.thick)
-    if o.has("bite"):
-        c = np.array([wide * 0.82, -wide * 0.45, tall * 1.05])
-        b.add(sphere(wide * 0.42, 14), c * (0.86, 0.86, 1), paint="cream")
     if o.has("worm"):
         way = smooth_path([(-wide * 0.5, -wide * 0.55, tall * 1.1), (-wide * 0.72, -wide * 0.86, tall * 1.2),
                            (-wide * 0.75, -wide * 0.95, tall * 1.55)], 9)
@@ -70,8 +68,8 @@ def pear(b: Builder, r: np.random.Generator, o: Options) -> None:
     b.add(lathe([(0, 0.03), (wide * 0.5, 0), (wide * 0.9, tall * 0.13), (wide, tall * 0.3), (wide * 0.86, tall * 0.48),
                  (neck * 1.2, tall * 0.68), (neck, tall * 0.85), (neck * 0.6, tall * 0.96), (0, tall)], 22))
     _fruit_top(b, tall, stem, lean, turn, o.has("leaf"), o.thick)
-    if o.has("bite"):
-        b.add(sphere(wide * 0.45, 14), (wide * 0.68, -wide * 0.4, tall * 0.32), paint="cream")
+    if o.has("sticker"):
+        b.add(ellipsoid(0.08, 0.035, 0.06, n=10), (0, -wide * 0.98, tall * 0.33), paint="blue")
 
 
 def banana(b: Builder, r: np.random.Generator, o: Options) -> None:
@@ -83,29 +81,34 @@ def banana(b: Builder, r: np.random.Generator, o: Options) -> None:
     one = Builder()
     one.add(tube(way, size, sides))
     one.add(tube([way[0] + (0.01, 0, -0.005), way[0] + (-0.05, 0, 0.06)], thick * 0.34, 8), paint="brown")
-    one.add(tube([way[-1], way[-1] + (0.09, 0, 0.12)], thick * 0.3, 8), paint="olive" if o.has("green tip") else "brown")
+    one.add(tube([way[-1], way[-1] + (0.09, 0, 0.12)], thick * 0.3, 8),
+            paint="olive" if o.has("green tip") else "brown")
     if o.kind == "bunch":
         count = 4 if o.thick > 1 else 3
         for i in range(count):
-            b.group(one, ((i - (count - 1) / 2) * 0.02, (i - (count - 1) / 2) * thick * 1.55, 0), (0, 0, (i - 1) * fan * 0.3))
+            b.group(one, ((i - (count - 1) / 2) * 0.02, (i - (count - 1) / 2) * thick * 1.55, 0),
+                    (0, 0, (i - 1) * fan * 0.3))
         b.add(rounded_box(0.16, thick * 1.7 * count, 0.14, 0.05), way[-1] + (0.09, 0, 0.1), paint="brown")
     elif o.kind == "peeled":
         for k in range(4):
             b.add(leaf(0.42, 0.24, 0.35, 0.05, 0.12), (0, 0, length * 0.85), (0, 0, 45 + 90 * k))
-        b.add(lathe([(thick * 0.5, 0), (thick * 1.05, length * 0.3), (thick * 1.15, length * 0.85), (0, length * 0.95)], 8))
-        b.add(lathe([(thick * 0.9, length * 0.7), (thick * 0.95, length * 1.2), (thick * 0.7, length * 1.5), (0, length * 1.65)],
+        b.add(lathe([(thick * 0.5, 0), (thick * 1.05, length * 0.3), (thick * 1.15, length * 0.85),
+                     (0, length * 0.95)], 8))
+        b.add(lathe([(thick * 0.9, length * 0.7), (thick * 0.95, length * 1.2), (thick * 0.7, length * 1.5),
+                     (0, length * 1.65)],
                     12), paint="cream")
     else:
         b.group(one)
     if o.has("sticker") and o.kind != "peeled":
         b.add(ellipsoid(0.075, 0.04, 0.06, n=10), (0.02, -thick * (4.05 if o.kind == "bunch" and o.thick > 1 else
-                                                                2.5 if o.kind == "bunch" else 0.93), 0.01), paint="blue")
+                                                                2.5 if o.kind == "bunch" else 0.93), 0.01),
+                                                                paint="blue")
 
 
 def carrot(b: Builder, r: np.random.Generator, o: Options) -> None:
     length, wide, greens = r.uniform(0.95, 1.25), r.uniform(0.19, 0.26) * o.thick, int(r.integers(4, 7))
     bend, rings, turn = r.uniform(-0.1, 0.1), int(r.integers(4, 7)), r.uniform(0, 360)
-    tuft = r.uniform(0.35, 0.5)
+    tuft = r.uniform(0.28, 0.42)
     t = np.linspace(0, 1, 15)
     blunt = o.kind == "stubby"
     if blunt:
@@ -129,7 +132,7 @@ def carrot(b: Builder, r: np.random.Generator, o: Options) -> None:
                              tuple(out * 0.2 + (0, 0, length + tuft * (0.9 + 0.15 * (i % 2))))], 6)
         b.add(tube(stalk, np.linspace(0.034, 0.05, 6), 8), paint="leaf")
         if o.has("bushy leaves"):
-            b.add(ellipsoid(0.09, 0.09, 0.14, n=10), stalk[-1], (0, 0, np.degrees(a)), paint="green")
+            b.add(ellipsoid(0.08, 0.08, 0.13, n=10), stalk[-1], (0, 0, np.degrees(a)), paint="green")
 
 
 def ice_cream(b: Builder, r: np.random.Generator, o: Options) -> None:
@@ -149,7 +152,8 @@ def ice_cream(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         if o.kind == "cup":
             tall = tall * 0.62
-            b.add(lathe([(wide * 0.78, 0), (wide * 1.28, tall), (wide * 1.1, tall), (0, tall - 0.05)], 20), paint="accent")
+            b.add(lathe([(wide * 0.78, 0), (wide * 1.28, tall), (wide * 1.1, tall), (0, tall - 0.05)], 20),
+                  paint="accent")
             start = tall + ball * 0.2
         else:
             b.add(lathe([(0, 0), (0.05, 0.01), (wide, tall), (0, tall + 0.02)], 18), paint="tan")
@@ -157,15 +161,18 @@ def ice_cream(b: Builder, r: np.random.Generator, o: Options) -> None:
                 for s in (-1, 1):
                     k = np.linspace(0.28, 0.97, 6)
                     a = np.radians(turn + 60 * i + s * 75 * (k - 0.28))
-                    b.add(tube(np.stack([wide * k * np.cos(a), wide * k * np.sin(a), tall * k], 1), 0.021, 5), paint="brown")
-            b.add(lathe([(wide * 0.95, tall - 0.09), (wide * 1.12, tall - 0.05), (wide * 1.12, tall + 0.02), (0, tall + 0.03)],
+                    b.add(tube(np.stack([wide * k * np.cos(a), wide * k * np.sin(a), tall * k], 1), 0.021, 5),
+                          paint="brown")
+            b.add(lathe([(wide * 0.95, tall - 0.09), (wide * 1.12, tall - 0.05), (wide * 1.12, tall + 0.02),
+                         (0, tall + 0.03)],
                         18), paint="tan")
             start = tall + ball * 0.55
         z = start
         if o.kind == "soft serve":
             for k in range(4):
                 s = ball * (1.08 - 0.24 * k)
-                b.add(torus(s * 0.62, s * 0.5, n=20, m=10), (0.02 * (k % 2), 0, start - ball * 0.25 + 0.2 * k), (8, 4, 0))
+                b.add(torus(s * 0.62, s * 0.5, n=20, m=10), (0.02 * (k % 2), 0, start - ball * 0.25 + 0.2 * k),
+                      (8, 4, 0))
                 b.add(cylinder(s * 0.6, 0.22), (0, 0, start - ball * 0.25 + 0.2 * k))
             b.add(cone(ball * 0.4, 0.32, 14), (0, 0, start + 0.68))
             z, last, top = start, ball * 0.9, start + 0.8
@@ -203,7 +210,8 @@ def burger(b: Builder, r: np.random.Generator, o: Options) -> None:
         if o.has("lettuce"):
             t = np.linspace(0, 2 * np.pi, 29)[:-1]
             rim = wide * (1.07 + 0.07 * (np.arange(28) % 2))
-            b.add(extrude(np.stack([rim * np.cos(t), rim * np.sin(t)], 1), 0.06, axis="z"), (0, 0, z + 0.02), paint="lime")
+            b.add(extrude(np.stack([rim * np.cos(t), rim * np.sin(t)], 1), 0.06, axis="z"), (0, 0, z + 0.02),
+                  paint="lime")
             z += 0.035
         b.add(lathe([(wide * 0.98, 0), (wide * 1.04, patty * 0.5), (wide * 0.98, patty), (0, patty)], 24), (0, 0, z),
               paint="brown")
@@ -231,11 +239,18 @@ def burger(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.add(extrude([(0, high + 0.28), (0, high + 0.48), (0.3, high + 0.38)], 0.045), paint="accent")
 
 
+def wedge_edge(wedge: np.ndarray, k: float, z: float) -> tuple[float, float, float]:
+    """A point on the rounded rear edge of a slice."""
+    p = wedge[1:] * 1.0
+    t = np.linspace(0, 1, len(p))
+    return float(np.interp(k, t, p[:, 0])), float(np.interp(k, t, p[:, 1])), z
+
+
 def cake(b: Builder, r: np.random.Generator, o: Options) -> None:
     wide, tall, tiers = r.uniform(0.46, 0.56), r.uniform(0.3, 0.44), int(r.integers(2, 4))
     candles, drips, seed = int(r.integers(3, 7)), int(r.integers(9, 13)), int(r.integers(1 << 30))
     drop = np.random.default_rng(seed).uniform(0.3, 0.65, 13)
-    b.add(cylinder(wide * 1.22, 0.05, 26), (0, 0, 0.025), paint="light")
+    b.add(cylinder(wide * (1.0 if o.kind == "slice" else 1.1), 0.05, 26), (0, 0, 0.025), paint="light")
     z, rad = 0.04, wide
     if o.kind == "slice":
         a = np.radians(np.linspace(-118, -62, 8))
@@ -244,7 +259,10 @@ def cake(b: Builder, r: np.random.Generator, o: Options) -> None:
             b.add(extrude(wedge, tall * 0.52, axis="z"), (0, 0, z + tall * 0.28 + k * tall * 0.62), paint="primary")
             b.add(extrude(wedge * 0.985 + (0, 0.004), tall * 0.16, axis="z"), (0, 0, z + tall * 0.58), paint="cream")
         z += tall * 1.16
-        b.add(extrude(wedge * 1.02, 0.07, axis="z"), (0, 0, z), paint="cream" if o.has("icing drips") else "primary")
+        b.add(extrude(wedge * 1.02, 0.07, axis="z"), (0, 0, z), paint="primary")
+        if o.has("icing drips"):
+            for k in np.linspace(0.1, 0.9, 6):
+                b.add(capsule(0.05, tall * 0.4, 8), wedge_edge(wedge, k, z - tall * 0.12), paint="cream")
         if o.has("cherries"):
             b.add(sphere(0.1, 12), (0, -0.3, z + 0.09), paint="red")
         if o.has("candles"):
@@ -256,8 +274,7 @@ def cake(b: Builder, r: np.random.Generator, o: Options) -> None:
         h = tall * (1 - 0.12 * k) * (1.25 if levels == 1 else 1)
         b.add(lathe([(rad, z), (rad, z + h - 0.04), (rad * 0.96, z + h), (0, z + h)], 26))
         if o.has("icing drips"):
-            b.add(lathe([(rad * 1.03, z + h - 0.06), (rad * 1.03, z + h), (rad * 0.97, z + h + 0.04), (0, z + h + 0.04)], 26),
-                  paint="cream")
+            b.add(torus(rad * 0.98, 0.05, n=26, m=8), (0, 0, z + h - 0.01), paint="cream")
             for i in range(drips):
                 a = 2 * np.pi * i / drips
                 d = h * drop[i] * 0.75
@@ -303,7 +320,8 @@ def donut(b: Builder, r: np.random.Generator, o: Options) -> None:
             t = np.radians(72 * k + np.linspace(0, 30, 8))
             e = np.linspace(0.15, 2.9, 8)
             rad = ring + tubing * 1.12 * np.cos(e)
-            d.add(tube(np.stack([rad * np.cos(t), rad * np.sin(t), tubing * 1.0 * np.sin(e)], 1), 0.028, 6), paint="white")
+            d.add(tube(np.stack([rad * np.cos(t), rad * np.sin(t), tubing * 1.0 * np.sin(e)], 1), 0.028, 6),
+                  paint="white")
     if o.kind == "upright":
         b.group(d, (0, 0, ring + tubing), (78, 0, 0))
     elif o.kind == "stack":
@@ -311,9 +329,6 @@ def donut(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.group(d, (0.05, 0.02, tubing * 2.55), (0, 4, 70))
     else:
         b.group(d, (0, 0, tubing * 0.88))
-    if o.has("bite"):
-        low = 0.0 if o.kind != "upright" else ring
-        b.add(sphere(tubing * 1.0, 12), (ring * 0.98, -ring * 0.4, tubing * 0.9 + low), paint="cream")
 
 
 def _closed_ring(v: np.ndarray) -> Shape:
@@ -336,7 +351,8 @@ def cupcake(b: Builder, r: np.random.Generator, o: Options) -> None:
     z = tall
     for k in range(swirl):
         s = wide * (1.28 - 0.95 * k / swirl)
-        b.add(lathe([(s * 0.8, -0.02), (s, height * 0.45), (s * 0.72, height * 1.1), (0, height * 1.15)], 20), (0.015 * (-1) ** k, 0, z),
+        b.add(lathe([(s * 0.8, -0.02), (s, height * 0.45), (s * 0.72, height * 1.1), (0, height * 1.15)], 20),
+              (0.015 * (-1) ** k, 0, z),
               (4 * (-1) ** k, 5, 0))
         z += height * 0.88
     b.add(cone(wide * 0.36, height * 1.1, 14), (0, 0, z + height * 0.4))
@@ -358,10 +374,10 @@ _SIZES = ("tall", "wide", "chunky", "tiny", "slender")
 
 CATEGORIES = {
     "apple": Category(
-        apple, parts={"leaf": "a leaf", "bite": "a bite taken out", "worm": "a worm"}, sizes=_SIZES, styles=("cartoon",),
+        apple, parts={"leaf": "a leaf", "worm": "a worm"}, sizes=_SIZES, styles=("cartoon",),
         colors={"red": 5, "green": 3, "yellow": 1, "lime": 1}, finishes={"glossy": 4, "painted": 2}),
     "pear": Category(
-        pear, parts={"leaf": "a leaf", "bite": "a bite taken out"}, sizes=_SIZES, styles=("cartoon", "crooked"),
+        pear, parts={"leaf": "a leaf", "sticker": "a blue sticker"}, sizes=_SIZES, styles=("cartoon", "crooked"),
         colors={"lime": 3, "yellow": 2, "green": 2}, finishes={"glossy": 2, "painted": 3}),
     "banana": Category(
         banana, kinds={"single": (), "bunch": ("bunch of bananas", "banana bunch"), "peeled": ("peeled banana",)},
@@ -374,7 +390,8 @@ CATEGORIES = {
     "ice cream": Category(
         ice_cream, kinds={"scoops": ("ice cream cone", "scoop ice cream"), "soft serve": ("soft serve ice cream",),
                           "cup": ("ice cream cup", "ice cream sundae"), "popsicle": ("popsicle", "ice lolly")},
-        parts={"cherry": "a cherry", "sprinkles": "sprinkles", "wafer": "a wafer stick", "two flavours": "two flavours"},
+        parts={"cherry": "a cherry", "sprinkles": "sprinkles", "wafer": "a wafer stick",
+               "two flavours": "two flavours"},
         sizes=_SIZES, styles=("cartoon", "crooked"), colors={"pink": 4, "white": 2, "brown": 2, "mint": 2, "cream": 1},
         finishes={"painted": 3, "glossy": 2}),
     "burger": Category(
@@ -391,11 +408,13 @@ CATEGORIES = {
         finishes={"painted": 4, "glossy": 1, "striped": 1, "dotted": 1}),
     "donut": Category(
         donut, synonyms=("doughnut", "iced donut"), kinds={"flat": (), "upright": (), "stack": ("stack of donuts",)},
-        parts={"sprinkles": "sprinkles", "stripes": "white icing stripes", "bite": "a bite taken out"},
+        parts={"sprinkles": "sprinkles", "stripes": "white icing stripes"},
         sizes=("tall", "wide", "chunky"), styles=("cartoon",), colors={"pink": 5, "brown": 3, "white": 1, "mint": 1},
         finishes={"glossy": 4, "painted": 2}),
     "cupcake": Category(
-        cupcake, synonyms=("muffin with frosting",), parts={"cherry": "a cherry", "candle": "a candle", "sprinkles": "sprinkles"},
-        sizes=_SIZES, styles=("cartoon", "crooked"), colors={"pink": 4, "white": 2, "brown": 2, "mint": 1, "lavender": 1},
+        cupcake, synonyms=("muffin with frosting",),
+        parts={"cherry": "a cherry", "candle": "a candle", "sprinkles": "sprinkles"},
+        sizes=_SIZES, styles=("cartoon", "crooked"), colors={"pink": 4, "white": 2, "brown": 2, "mint": 1,
+                                                             "lavender": 1},
         finishes={"painted": 3, "glossy": 2}, second="wrapper"),
 }

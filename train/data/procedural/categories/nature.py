@@ -166,7 +166,8 @@ def cactus(b: Builder, r: np.random.Generator, o: Options) -> None:
         pot = size * 0.72
     elif o.kind == "prickly pear":
         pot = 0.2
-        spots = [(0, 0.28, 0.0), (-0.24, 0.66, 28), (0.22, 0.7, -24), (0.02, 0.92, -4), (-0.4, 0.95, 40), (0.42, 1.0, -34)]
+        spots = [(0, 0.28, 0.0), (-0.24, 0.66, 28), (0.22, 0.7, -24), (0.02, 0.92, -4), (-0.4, 0.95, 40),
+                 (0.42, 1.0, -34)]
         for i, (x, z, tilt) in enumerate(spots):
             s = 0.3 * pads[i] * (1 if i == 0 else 0.8 if i < 4 else 0.62)
             b.add(ellipsoid(s * 0.72, 0.09 * o.thick, s, n=14), (x * 0.85, 0.03 * (i % 2), lift0 + z * 0.85),
@@ -248,13 +249,15 @@ def potted_flower(b: Builder, r: np.random.Generator, o: Options) -> None:
     b.add(tube(smooth_path([(0, 0, pot_h - 0.05), (bend * 0.2, 0, pot_h + stem * 0.5), top], 8), 0.036 * o.thick, 8),
           paint="green")
     for k in range(2 + 2 * o.has("extra leaves")):
-        b.add(leaf(0.36, 0.2, 0.08, 0.045, 0.16), (0, 0, pot_h + 0.05 + 0.07 * k), (0, -22, turn + 180 * k + 45 * (k // 2)),
+        b.add(leaf(0.36, 0.2, 0.08, 0.045, 0.16), (0, 0, pot_h + 0.05 + 0.07 * k),
+              (0, -22, turn + 180 * k + 45 * (k // 2)),
               paint="green")
     f = Builder()  # a bloom that looks along +z
     if o.kind == "tulip":
         f.add(lathe([(0, -0.03), (head * 0.42, 0.06), (head * 0.56, head * 0.55), (head * 0.4, head * 0.85),
                      (0, head * 0.65)], 16))
-        f.ring(ellipsoid(head * 0.3, head * 0.12, head * 0.62, n=12), 6, at=(head * 0.42, 0, head * 0.55), rotate=(0, 0, 90))
+        f.ring(ellipsoid(head * 0.3, head * 0.12, head * 0.62, n=12), 6, at=(head * 0.42, 0, head * 0.55),
+               rotate=(0, 0, 90))
         tilt = tilt * 0.25
     elif o.kind == "rose":
         f.add(ellipsoid(head * 0.5, head * 0.5, head * 0.42), (0, 0, head * 0.3))
@@ -266,7 +269,8 @@ def potted_flower(b: Builder, r: np.random.Generator, o: Options) -> None:
         wide = 2.3 / petals
         f.ring(ellipsoid(head * 0.5, head * wide, 0.045, n=12), petals, at=(head * 0.62, 0, 0.02), rotate=(0, -12, 0),
                start=turn)
-        f.add(ellipsoid(head * 0.34, head * 0.34, 0.1), (0, 0, 0.03), paint="soil" if o.kind == "sunflower" else "yellow")
+        f.add(ellipsoid(head * 0.34, head * 0.34, 0.1), (0, 0, 0.03),
+              paint="soil" if o.kind == "sunflower" else "yellow")
     b.group(f, top, (tilt, 0, 0))
     if o.has("saucer"):
         b.add(lathe([(pot_r * 0.8, -0.05), (pot_r * 1.3, 0.02), (pot_r * 1.25, 0.05), (0, 0.03)], 20), paint="primary")

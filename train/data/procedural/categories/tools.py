@@ -155,7 +155,8 @@ def shield(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         u = np.linspace(0, 1, 8)
         side = [(width / 2 * (1 - (1 - a) ** 2.2) ** 0.75, height * 0.62 * a) for a in u]
-        outline = _mirror([*side, (width / 2, height * 0.96 + dip), (width * 0.22, height * 0.93), (0, height * 0.93 + crown)])
+        outline = _mirror([*side, (width / 2, height * 0.96 + dip), (width * 0.22, height * 0.93),
+                           (0, height * 0.93 + crown)])
         mid = height * 0.55
     c = np.array([0, mid])
     outline = np.asarray(outline)
@@ -254,7 +255,8 @@ CATEGORIES = {
         sizes=("long", "wide", "chunky", "slender"), styles=("rustic", "cartoon", "crooked"),
         colors={"grey": 4, "silver": 3, "red": 1, "brown": 1}, finishes=_STEEL, second="handle", weight=1.0),
     "axe": Category(
-        axe, synonyms=("hatchet",), kinds={"single": ("axe", "felling axe"), "double": ("double-bladed axe", "battle axe")},
+        axe, synonyms=("hatchet",), kinds={"single": ("axe", "felling axe"),
+                                           "double": ("double-bladed axe", "battle axe")},
         parts={"grip wrap": "a wrapped grip", "pommel": "a round pommel", "spike": "a spike on top",
                "emblem": "a round emblem on the blade"},
         sizes=("tall", "wide", "chunky", "slender"), styles=("rustic", "cartoon", "crooked", "futuristic"),
