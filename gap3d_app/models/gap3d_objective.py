@@ -43,6 +43,11 @@ def train_schedule(device=None) -> tuple[Tensor, Tensor]:
     return sigma * TRAIN_STEPS, sigma
 
 
+def time_index(u: Tensor) -> Tensor:
+    """Index floor(1000 u) into `train_schedule` of uniforms ``[B]`` in [0, 1)."""
+    return (u * TRAIN_STEPS).long().clamp_(0, TRAIN_STEPS - 1)
+
+
 @dataclass
 class GridObjective:
     """Weights and probabilities of the objective.
@@ -81,7 +86,7 @@ class GridObjective:
 
     def noised(self, target: GridState, noise: GridState, u: Tensor) -> Noised:
         """State at time index floor(1000 u): (1 - sigma) x + sigma noise, in the target's dtype."""
-        index = (u * TRAIN_STEPS).long().clamp_(0, TRAIN_STEPS - 1)
+        index = time_index(u)
         timesteps, sigmas = train_schedule(u.device)
         sigma = sigmas[index].to(target.patch.dtype)
 

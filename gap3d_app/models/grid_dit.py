@@ -130,7 +130,7 @@ def rope_table(
 
 
 @lru_cache(maxsize=8)
-def _tiled_rope(height: int, width: int, head_dim: int, heads: int, leading: int, device: torch.device):
+def tiled_rope(height: int, width: int, head_dim: int, heads: int, leading: int, device: torch.device):
     """The table laid out for `rotate`: per channel, repeated for all heads, the sine signed."""
     with torch.inference_mode(False):
         cos, sin = rope_table(height, width, head_dim, leading, device)
@@ -357,7 +357,7 @@ class GridDiT(nn.Module):
         """Rotary cosines and signed sines ``[1 + R + H*W, dim]`` float32 in the layout of `rotate`."""
         config = self.config
         leading = 1 + config.num_register_tokens
-        return _tiled_rope(height, width, config.head_dim, config.n_heads, leading, device)
+        return tiled_rope(height, width, config.head_dim, config.n_heads, leading, device)
 
     def forward(
         self,
