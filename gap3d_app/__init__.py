@@ -9,10 +9,15 @@ Importing this package loads nothing heavy; torch comes with the first use of `G
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# OpenMP threads that spin while they wait make small networks ten times slower as soon as another process wants
+# the same cores. Read when torch loads, so it is set before; a value of the user's own stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Gap3DPipeline": "gap3d_app.pipeline",

@@ -125,7 +125,7 @@ class Settings:
     """
 
     preset: str = _setting(
-        "choice", "standard", "Preset", "Steps and guidance that suit the weights: fast, or standard.", "run",
+        "choice", "standard", "Preset", "Steps and guidance that suit the weights.", "run",
         choices=PRESETS,
     )
     seed: int = _setting(

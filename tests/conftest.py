@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import gap3d_app  # noqa: F401  before torch, because it says how torch's threads wait
+
 REPO = Path(__file__).resolve().parent.parent
 
 

@@ -16,8 +16,9 @@ from torch import nn
 from gap3d_app import hub
 from gap3d_app.models.checkpoint import build_model, save_model
 
-RESOLUTION = 16  # voxels per axis; the mesh is extracted at four times that
+RESOLUTION = 8  # voxels per axis; the mesh is extracted at four times that
 CHANNELS = 32  # of the token grid and of the language model
+VOCABULARY = 320
 SENTENCES = [
     "You are a helpful assistant. Please generate image based on the following caption: ",
     "Create a precise replica of: but: make it blue", "a small red toy airplane", "a tall wooden chair",
@@ -65,7 +66,7 @@ def _specs(tokens: dict[str, int]) -> dict[str, tuple[str, dict]]:
                 in_channels=8, out_channels=8, qk_rms_norm=True)
     voxels = dict(resolution=RESOLUTION, model_channels=32, latent_channels=8, num_blocks=1, num_heads=2,
                   mlp_ratio=2, attn_mode="swin", window_size=8)
-    text = dict(vocab_size=max(tokens.values()) + 1, hidden_size=CHANNELS, intermediate_size=64, num_hidden_layers=1,
+    text = dict(vocab_size=VOCABULARY, hidden_size=CHANNELS, intermediate_size=64, num_hidden_layers=1,
                 num_attention_heads=2, num_key_value_heads=1, mrope_section=[2, 3, 3], max_position_embeddings=512)
     vision = dict(depth=1, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=CHANNELS,
                   window_size=56, fullatt_block_indexes=[0])
@@ -84,7 +85,7 @@ def _specs(tokens: dict[str, int]) -> dict[str, tuple[str, dict]]:
         )),
         "structure_flow": ("SparseStructureFlowModel", dict(resolution=4, patch_size=1, **grid)),
         "structure_decoder": ("SparseStructureDecoder", dict(
-            latent_channels=8, channels=[16, 16, 8], num_res_blocks=1, num_res_blocks_middle=1,
+            latent_channels=8, channels=[16, 8], num_res_blocks=1, num_res_blocks_middle=1,
         )),
         "slat_flow": ("SLatFlowModel", dict(
             resolution=RESOLUTION, patch_size=2, num_io_res_blocks=1, io_block_channels=[16], **grid,
@@ -109,7 +110,7 @@ def _write_tokenizer(path: Path) -> dict[str, int]:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.save(str(path))
@@ -127,10 +128,10 @@ def _awake(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _bias(models: dict[str, nn.Module]) -> None:
-    """About one voxel in ten occupied; a closed surface near the voxels' border."""
+    """About one voxel in seven occupied; a closed surface near the voxels' border."""
     decoder = models["structure_decoder"]
     logits = decoder(torch.randn(4, 8, 4, 4, 4))
-    decoder.out_layer[-1].bias -= logits.quantile(0.9)
+    decoder.out_layer[-1].bias -= logits.quantile(0.85)
     models["slat_decoder_mesh"].out_layer.weight *= 0.2
 
 

@@ -1,0 +1,211 @@
+"""The command line: generate, app, bench.
+
+A mistake in the request ends with one sentence on standard error and exit code 2, before anything heavy is
+imported where that is possible; Ctrl-C ends with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gap3d_app import __version__
+from gap3d_app.errors import Gap3DError, InputError
+from gap3d_app.outputs import NEEDED_BYTES, check_output
+from gap3d_app.settings import Settings, Spec
+
+DEFAULT_WEIGHTS = "gap3d-mini"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except Gap3DError as error:
+        print(f"gap3d: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gap3d: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of --json has gone
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gap3d_app", description="Text, an image, or both, to a 3D asset.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="make an asset and write its file")
+    generate.add_argument("prompt", nargs="?", help="what to make, in words")
+    generate.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="file to write: .glb, .ply, .obj, .stl, .mp4 or .json"
+    )
+    generate.add_argument("--image", metavar="FILE", help="picture to work from (PNG, JPEG, WebP)")
+    generate.add_argument("--ply", metavar="FILE", help="write the Gaussians too")
+    generate.add_argument("--mp4", metavar="FILE", help="write a turntable too")
+    generate.add_argument("--json", action="store_true", help="print recipe, seconds and file facts")
+    generate.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_common(generate)
+    generate.set_defaults(run=_generate)
+
+    app = commands.add_parser("app", help="start the page")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    app.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
+    app.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAME_OR_DIR", help="weights (%(default)s)")
+    app.set_defaults(run=_app)
+
+    bench = commands.add_parser("bench", help="measure time and memory of text to GLB")
+    bench.add_argument("prompt", nargs="?", default="a small red toy airplane", help="what to make (%(default)s)")
+    bench.add_argument("--runs", type=int, default=3, help="warm runs; the median counts (%(default)s)")
+    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    _add_common(bench)
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAME_OR_DIR", help="weights (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
+    group = parser.add_argument_group("settings", "values that are not given come from the preset")
+    for spec in Settings.specs().values():
+        if spec.name != "formats":  # follows from the files asked for
+            words = f"{spec.help} Allowed: {spec.allowed}.".replace("%", "%%")
+            group.add_argument(spec.flag, dest=f"set_{spec.name}", metavar=spec.kind.upper(), help=words)
+
+
+def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings whose flags were given, as numbers where numbers are meant; checked by range already."""
+    given = {}
+    for name, spec in Settings.specs().items():
+        text = getattr(options, f"set_{name}", None)
+        if text is not None:
+            given[name] = spec.check(_value(spec, text))
+    return given
+
+
+def _value(spec: Spec, text: str) -> Any:
+    if spec.kind == "choice" and isinstance(spec.choices[0], str):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text  # refused by the check, which names it
+
+
+def _generate(options: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    paths = [options.output, *filter(None, (options.ply, options.mp4))]
+    for path, ending in ((options.ply, ".ply"), (options.mp4, ".mp4")):
+        if path and Path(path).suffix.lower() != ending:
+            raise InputError(f"The file {path!r} must end in {ending}.")
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError("Two results would have the same file name; give different names.")
+    # Everything that can be refused is refused before torch is imported and the models are read.
+    files = [check_output(path, NEEDED_BYTES) for path in paths]
+    given = _given_settings(options)
+    given["formats"] = sorted({file.suffix.lower()[1:] for file in files})
+    from gap3d_app.prompt import Prompt
+
+    prompt = Prompt.read(options.prompt, options.image)
+    for warning in filter(None, [prompt.picture and prompt.picture.warning]):
+        print(f"gap3d: {warning}", file=sys.stderr)
+    pipeline = _load(options)
+    settings = pipeline.settings(**given)
+    loaded = time.perf_counter()
+    with _progress(settings, len(files), options.quiet) as advance:
+        for event in pipeline.stages(prompt.text, prompt.picture, settings):
+            advance(event.stage, event.step, event.of)
+        asset = event.preview
+        written = time.perf_counter()
+        for number, file in enumerate(files, 1):
+            asset.save(file)
+            advance("write", number, len(files))
+    end = time.perf_counter()
+    if options.json:
+        seconds = {"load": loaded - start, **asset.seconds, "write": end - written, "total": end - start}
+        report = {
+            "recipe": asset.recipe,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "files": [_file_facts(file) for file in files],
+            "warnings": asset.warnings,
+        }
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print(", ".join(map(str, files)))
+    return 0
+
+
+def _load(options: argparse.Namespace) -> Any:
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"The device is {options.device!r}; it must be auto, cpu or cuda.")
+    from gap3d_app.hub import resolve
+
+    resolve(options.weights)  # a wrong name is known before torch is
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("There is no CUDA device here; use --device cpu.")
+    from gap3d_app.pipeline import Gap3DPipeline
+
+    return Gap3DPipeline.from_pretrained(options.weights, device=options.device)
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(path), "bytes": path.stat().st_size}
+    if path.suffix.lower() == ".glb":
+        from gap3d_app.geometry.facts import glb_facts
+
+        facts.update(glb_facts(path))
+    return facts
+
+
+@contextmanager
+def _progress(settings: Settings, files: int, quiet: bool) -> Iterator[Any]:
+    """A bar over all steps on standard error; gives a function of (stage, step, of)."""
+    from tqdm import tqdm
+
+    of = {"prompt": 1, "grid": settings.grid_steps, "structure": settings.structure_steps,
+          "slat": settings.slat_steps, "decode": 2, "mesh": 1, "asset": 1, "write": files}
+    form = "{desc:9} {percentage:3.0f}% |{bar}| {elapsed}"
+    with tqdm(total=sum(of.values()), file=sys.stderr, disable=quiet, bar_format=form, leave=False) as bar:
+        def advance(stage: str, step: int, steps: int) -> None:
+            names = list(of)
+            before = sum(of[name] for name in names[: names.index(stage)])
+            # A stage may take fewer steps than planned (a picture alone needs one for its grid).
+            bar.set_description(stage, refresh=False)
+            bar.n = before + round(of[stage] * step / steps)
+            bar.refresh()
+
+        yield advance
+
+
+def _app(options: argparse.Namespace) -> int:
+    if not 0 <= options.port <= 65535:
+        raise InputError(f"The port is {options.port}; it must be from 0 to 65535.")
+    from gap3d_app.ui import launch
+
+    launch(host=options.host, port=options.port, weights=options.weights)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if not 1 <= options.runs <= 100:
+        raise InputError(f"The number of runs is {options.runs}; it must be from 1 to 100.")
+    from gap3d_app.bench import bench, table
+
+    figures = bench(_load(options), options.prompt, _given_settings(options), options.runs, options.weights)
+    print(json.dumps(figures, indent=2) if options.json else table(figures))
+    return 0

@@ -1,0 +1,139 @@
+"""The command line as a process: results, exit codes, one clear sentence, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gap3d_app import outputs
+from gap3d_app.errors import OutputError
+from gap3d_app.outputs import check_output, write_whole
+
+REPO = Path(__file__).resolve().parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "2"}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "gap3d_app", *map(str, arguments)]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+
+
+def test_generate_writes_the_files_and_reports(tiny_weights, tmp_path):
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "in.png")
+    done = run("generate", "a red chair", "-o", "chair.glb", "--ply", "chair.ply", "--weights", tiny_weights,
+               "--preset", "fast", "--seed", "3", "--texture-size", "256", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["recipe"]["settings"]["seed"] == 3 and report["recipe"]["prompt"] == "a red chair"
+    assert {"load", "grid", "structure", "slat", "write", "total"} <= set(report["seconds"])
+    glb, ply = report["files"]
+    assert glb["bytes"] == (tmp_path / "chair.glb").stat().st_size and glb["faces"] > 0
+    assert (tmp_path / "chair.glb").read_bytes()[:4] == b"glTF" and ply["bytes"] > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chair.glb", "chair.ply", "in.png"]
+    assert "%" in done.stderr  # the progress bar
+
+    again = run("generate", "a red chair", "-o", "again.glb", "--weights", tiny_weights, "--preset", "fast",
+                "--seed", "3", "--texture-size", "256", "--quiet", cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout.strip() == "again.glb" and again.stderr == ""
+    assert (tmp_path / "again.glb").read_bytes() == (tmp_path / "chair.glb").read_bytes()
+
+
+BAD = [
+    ((), "give a prompt, a picture, or both"),
+    (("  ",), "give a prompt, a picture, or both"),
+    (("x" * 3000,), "3,000 characters; the limit is 2,000"),
+    (("chair", "--seed", "nan"), "Setting seed is nan"),
+    (("chair", "--seed", "-1"), "Setting seed is -1"),
+    (("chair", "--seed", "one"), "Setting seed is 'one'"),
+    (("chair", "--grid-steps", "1000000"), "from 1 to 100"),
+    (("chair", "--grid-guidance", "inf"), "Setting grid_guidance is inf"),
+    (("chair", "--unwrap", "magic"), "one of box, xatlas"),
+    (("chair", "--image", "gone.png"), "'gone.png' does not exist"),
+    (("chair", "--image", "broken.png"), "is not a PNG, JPEG or WebP"),
+    (("chair", "--weights", "nowhere"), "no weights 'nowhere'"),
+    (("chair", "--device", "abacus"), "must be auto, cpu or cuda"),
+    (("chair", "-o", "gone/out.glb"), "The folder 'gone' of the output does not exist"),
+    (("chair", "-o", "out.docx"), "unknown ending"),
+    (("chair", "-o", "folder.glb"), "is a folder"),
+    (("chair", "--ply", "out.glb"), "must end in .ply"),
+]
+
+
+@pytest.mark.parametrize("arguments, words", BAD, ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_requests_end_with_one_sentence(tiny_weights, tmp_path, capsys, monkeypatch, arguments, words):
+    from gap3d_app.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "folder.glb").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert main(["generate", "-o", "out.glb", "--weights", str(tiny_weights), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and words in err and err.startswith("gap3d: ") and err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bad_request_as_a_process_is_refused_before_torch(tmp_path):
+    script = "import sys; from gap3d_app.cli import main; code = main(sys.argv[1:]); "
+    script += "sys.exit(code + 100 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script, "generate", "chair", "-o", "gone/out.glb"], cwd=tmp_path,
+                          env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_importing_the_package_is_cheap():
+    script = "import sys, gap3d_app, gap3d_app.cli; "
+    script += "print([m for m in ('torch', 'gradio', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+    script = "import sys; from gap3d_app import Gap3DPipeline; Gap3DPipeline.stages; "
+    script += "print([m for m in ('gradio', 'transformers', 'scipy', 'trimesh') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_interrupt(tiny_weights, tmp_path):
+    process = subprocess.Popen(
+        command("generate", "a chair", "-o", "out.glb", "--weights", tiny_weights, "--grid-steps", "100",
+                "--slat-steps", "100", "--structure-steps", "100"),
+        cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True,
+    )
+    seen = ""
+    deadline = time.monotonic() + 120
+    while "grid" not in seen and time.monotonic() < deadline:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_places(tmp_path, monkeypatch):
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_output("/proc/out.glb")
+    monkeypatch.setattr(outputs.os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 9, 5, 5, 9, 9, 9, 0, 255)))
+    with pytest.raises(OutputError, match="0 MB left and 64 MB are needed"):
+        check_output(tmp_path / "out.glb", outputs.NEEDED_BYTES)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    def write(path: Path) -> None:
+        path.write_bytes(b"begun")
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"more")
+
+    (tmp_path / "out.glb").write_bytes(b"old")
+    with pytest.raises(OutputError, match="disk is full"):
+        write_whole(tmp_path / "out.glb", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.glb"]
+    assert (tmp_path / "out.glb").read_bytes() == b"old"

@@ -1,0 +1,207 @@
+"""All stages on toy weights: events, seeds, prompts of every kind, cancelling, and what can go wrong."""
+
+import json
+import threading
+import time
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from gap3d_app import hub, pipeline
+from gap3d_app.errors import Cancelled, GenerationError, InputError, OutputError, WeightsError
+from gap3d_app.pipeline import STAGES, Gap3DPipeline, blend_grids, stage_generator
+from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
+
+FAST = dict(preset="fast")
+
+
+@pytest.fixture
+def picture():
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    ImageDraw.Draw(image).ellipse((10, 20, 50, 60), fill=(220, 40, 40, 255))
+    return image
+
+
+def test_events(tiny_pipeline):
+    events = list(tiny_pipeline.stages("a red chair", settings=tiny_pipeline.settings(grid_steps=2)))
+    assert [event.stage for event in events if event.done] == list(STAGES)
+    grid = [event for event in events if event.stage == "grid"]
+    assert [(event.step, event.of) for event in grid] == [(1, 2), (2, 2)]
+    assert sum(event.stage == "structure" for event in events) == 6
+    made = {event.stage: event.preview for event in events if event.done}
+    kinds = dict(grid=TokenGrid, structure=Occupancy, slat=SLat, decode=Gaussians, mesh=Mesh)
+    for stage, kind in kinds.items():
+        assert isinstance(made[stage], kind)
+    assert all(event.preview is None for event in events if not event.done)
+    assert made["grid"].tokens.shape == (1, 1 + 4 + 16, 32) and made["grid"].patches.shape[1] == 16
+    assert made["structure"].resolution == 8 and made["structure"].coords.shape[1] == 4
+    assert len(made["slat"].feats) == len(made["structure"])
+    asset = made["asset"]
+    assert asset.mesh is made["mesh"] and set(asset.seconds) == set(STAGES)
+    assert asset.mesh.colors.shape == asset.mesh.vertices.shape
+    assert asset.mesh.vertices.abs().max() < 0.6 and 0 <= asset.mesh.colors.min() <= asset.mesh.colors.max() <= 1
+    facts = asset.facts()
+    assert facts["watertight"] and facts["faces"] == len(asset.mesh.faces)
+
+
+def test_a_seed_repeats_and_seeds_differ(tiny_pipeline):
+    first, again, other = (tiny_pipeline("a chair", seed=seed, **FAST) for seed in (5, 5, 6))
+    assert torch.equal(first.mesh.vertices, again.mesh.vertices) and torch.equal(first.mesh.colors, again.mesh.colors)
+    assert first.recipe == again.recipe
+    assert first.mesh.vertices.shape != other.mesh.vertices.shape or not torch.equal(
+        first.mesh.vertices, other.mesh.vertices
+    )
+
+
+def test_words_pictures_and_guidance_matter(tiny_pipeline, picture):
+    runs = [
+        tiny_pipeline("a chair", **FAST), tiny_pipeline("a boat", **FAST), tiny_pipeline(None, picture, **FAST),
+        tiny_pipeline("a chair", picture, **FAST), tiny_pipeline("a chair", grid_guidance=9.0, **FAST),
+    ]
+    grids = [run.grid.tokens for run in runs]
+    for i, grid in enumerate(grids):
+        assert torch.isfinite(grid).all()
+        assert all(not torch.allclose(grid, other, atol=1e-3) for other in grids[:i])
+    assert runs[2].seconds.keys() == set(STAGES)
+
+
+def test_blend_ends_and_middle(tiny_pipeline, picture):
+    alone = tiny_pipeline("", picture, **FAST).grid.tokens
+    words, middle, image = (tiny_pipeline("blue", picture, blend=b, **FAST).grid.tokens for b in (0.0, 0.5, 1.0))
+    assert torch.equal(image, alone) and not torch.allclose(words, alone, atol=1e-2)
+    expected = torch.nn.functional.layer_norm((words + alone) / 2, alone.shape[-1:], eps=1e-5)
+    assert torch.allclose(middle, expected, atol=1e-5)
+    with pytest.raises(WeightsError, match="cannot blend"):
+        blend_grids(TokenGrid(alone, 4, 4), TokenGrid(alone[:, :-1], 4, 4), 0.5)
+
+
+def test_stages_draw_from_their_own_generators():
+    draws = [torch.randn(4, generator=stage_generator(seed, stage)) for seed in (0, 1) for stage in ("grid", "slat")]
+    assert len({tuple(draw.tolist()) for draw in draws}) == 4
+
+
+def test_formats_decide_what_is_decoded(tiny_pipeline, tmp_path):
+    asset = tiny_pipeline("a chair", formats=["glb"], **FAST)
+    assert asset.gaussians is None
+    with pytest.raises(OutputError, match="add ply"):
+        asset.save(tmp_path / "a.ply")
+    assert "formats" not in asset.recipe["settings"]
+
+
+def test_recipe(tiny_pipeline, tiny_weights, picture, tmp_path):
+    asset = tiny_pipeline(" a\tchair ", picture, **FAST)
+    recipe = json.loads(asset.save(tmp_path / "a.json").read_text())
+    assert recipe == asset.recipe
+    assert recipe["prompt"] == "a chair" and recipe["image"]["background"] == "alpha"
+    assert recipe["settings"]["grid_steps"] == 3 and recipe["structure_seed"] == 0
+    assert recipe["weights"]["manifest_sha256"] == hub.verify(tiny_weights)
+    assert "seconds" not in json.dumps(recipe)
+
+
+def test_mesh_files(tiny_pipeline, tmp_path):
+    import trimesh
+
+    asset = tiny_pipeline("a chair", **FAST)
+    for ending, scale in (("obj", 1.0), ("stl", 100.0)):
+        loaded = trimesh.load(asset.save(tmp_path / f"a.{ending}"), process=True)
+        assert len(loaded.faces) == len(asset.mesh.faces) and loaded.is_watertight
+        assert abs(loaded.volume / scale**3 - _volume(asset.mesh)) < 1e-4
+
+
+def _volume(mesh: Mesh) -> float:
+    a, b, c = mesh.vertices.double()[mesh.faces].unbind(1)
+    return float((a * torch.linalg.cross(b, c)).sum() / 6)
+
+
+def test_typed_special_tokens_are_harmless(tiny_pipeline, picture):
+    text = "a chair <|im_end|><|image_pad|><image>[IMG]<|endoftext|>"
+    assert torch.isfinite(tiny_pipeline(text, **FAST).grid.tokens).all()
+    assert torch.isfinite(tiny_pipeline(text, picture, **FAST).grid.tokens).all()
+
+
+def test_too_many_tokens(tiny_pipeline):
+    with pytest.raises(InputError, match="tokens"):
+        tiny_pipeline("\u4e2d\u6587\u6a21\u578b" * 400, **FAST)
+    tiny_pipeline("a chair", **FAST)
+
+
+@pytest.mark.parametrize("cancel_at", [("grid", 2), ("structure", 1), ("slat", 2), ("mesh", 1)])
+def test_cancel_stops_at_the_step_and_frees_the_models(tiny_pipeline, cancel_at):
+    cancel, seen = threading.Event(), []
+    with pytest.raises(Cancelled):
+        for event in tiny_pipeline.stages("a chair", settings=tiny_pipeline.settings(**FAST), cancel=cancel):
+            seen.append((event.stage, event.step))
+            if seen[-1] == cancel_at:
+                cancel.set()
+    assert seen[-1] == cancel_at
+    assert not pipeline._MODEL_LOCK.locked()
+
+
+def test_closing_the_generator_frees_the_models(tiny_pipeline):
+    run = tiny_pipeline.stages("a chair")
+    next(run)
+    assert pipeline._MODEL_LOCK.locked()
+    run.close()
+    assert not pipeline._MODEL_LOCK.locked()
+
+
+def test_one_run_at_a_time(tiny_pipeline):
+    first = tiny_pipeline.stages("a chair")
+    next(first)
+    waiting = tiny_pipeline.stages("a boat", cancel=lambda: time.monotonic() > deadline)
+    deadline = time.monotonic() + 0.3
+    with pytest.raises(Cancelled):
+        next(waiting)
+    first.close()
+    next(tiny_pipeline.stages("a boat"))
+
+
+def test_gradients_stay_on_between_steps(tiny_pipeline):
+    """The stages switch gradients off for themselves only, although they are generators."""
+    run = tiny_pipeline.stages("a chair")
+    for _ in zip(range(4), run, strict=False):
+        assert torch.is_grad_enabled()
+    run.close()
+
+
+def test_empty_structure_is_retried_then_reported(tiny_pipeline, monkeypatch):
+    decoder = tiny_pipeline._part("structure_decoder")
+    decode, results = type(decoder).forward, []
+
+    def sometimes_empty(self, x):
+        logits = decode(self, x)
+        results.append(len(results) < empty)
+        return logits - 1e6 if results[-1] else logits
+
+    monkeypatch.setattr(type(decoder), "forward", sometimes_empty)
+    empty = 1
+    asset = tiny_pipeline("a chair", seed=7, **FAST)
+    assert asset.recipe["structure_seed"] == 8 and results == [True, False]
+    empty, results[:] = 99, []
+    with pytest.raises(GenerationError, match="empty for 3 seeds, 7"):
+        tiny_pipeline("a chair", seed=7, **FAST)
+    assert len(results) == 3 and not pipeline._MODEL_LOCK.locked()
+
+
+@pytest.mark.parametrize("part", ["grid_dit", "structure_decoder", "slat_flow", "slat_decoder_mesh"])
+def test_values_that_are_not_finite_are_reported(tiny_weights, part):
+    broken = Gap3DPipeline.from_pretrained(tiny_weights, device="cpu", dtype="float32")
+    for parameter in broken._part(part).parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(GenerationError, match="not finite"):
+        broken("a chair", **FAST)
+    assert not pipeline._MODEL_LOCK.locked()
+
+
+def test_settings_or_single_values(tiny_pipeline):
+    with pytest.raises(TypeError):
+        tiny_pipeline("a chair", settings=tiny_pipeline.settings(), seed=1)
+    with pytest.raises(InputError, match="seed is -1"):
+        tiny_pipeline("a chair", seed=-1)
+
+
+def test_presets_come_from_the_weights(tiny_pipeline):
+    assert tiny_pipeline.settings().grid_steps == 6 and tiny_pipeline.settings(preset="fast").grid_steps == 3
+    assert tiny_pipeline.settings(preset="fast", grid_steps=9).grid_steps == 9
+    assert tiny_pipeline.settings().structure_guidance == 5.0
