@@ -1,7 +1,22 @@
 """All categories by name; each file declares its own and is listed here."""
 
 from ..category import Category
-from . import air_water, animals, characters, containers, food, furniture, games, household, kitchen, music, nature, road, tools
+from . import (
+    air_water,
+    animals,
+    characters,
+    containers,
+    food,
+    furniture,
+    games,
+    household,
+    kitchen,
+    music,
+    nature,
+    road,
+    sweets,
+    tools,
+)
 
 CATEGORIES: dict[str, Category] = {
     **furniture.CATEGORIES,
@@ -17,4 +32,5 @@ CATEGORIES: dict[str, Category] = {
     **food.CATEGORIES,
     **music.CATEGORIES,
     **games.CATEGORIES,
+    **sweets.CATEGORIES,
 }

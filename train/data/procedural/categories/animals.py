@@ -141,7 +141,7 @@ def penguin(b: Builder, r: np.random.Generator, o: Options) -> None:
     b.both(sphere(head * 0.14, 8), (head * 0.36, -head * 1.0, hz + head * 0.08), paint="black")
     b.add(cone(head * 0.27, head * 0.72, 10), (0, -head * 1.2, hz - head * 0.18), (90, 0, 0), scale=(1, 1, 0.95),
           paint="orange")
-    b.both(ellipsoid(0.06 * o.thick, 0.14, flip), (width * 0.98 + flip * 0.22, 0, tall * 0.92), (0, -spread, 0))
+    b.both(ellipsoid(0.06 * o.thick, 0.14, flip), (width * 0.9 + flip * 0.16, 0, tall * 0.95), (0, -spread, 0))
     b.both(ellipsoid(0.15, 0.2, 0.06, n=12), (width * 0.46, -width * 0.55, 0.05), paint="orange")
     b.add(cone(0.12, 0.22, 8), (0, width * 0.85, 0.12), (-115, 0, 0))
     if o.has("scarf"):

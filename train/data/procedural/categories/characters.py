@@ -170,9 +170,9 @@ def snowman(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.both(rod(start * 0.3 + end * 0.7, end + (0.0, 0, 0.13), 0.028 * o.thick, n=8), paint="wood")
     if o.has("scarf"):
         neck = (hz - head * squash * 0.8)
-        b.add(torus(head * 0.78, 0.075 * o.thick, n=22, m=8), (0, 0, neck), paint="secondary")
+        b.add(torus(head * 0.78, 0.075 * o.thick, n=22, m=8), (0, 0, neck), paint="accent")
         b.add(rounded_box(0.14, 0.07, 0.36, 0.03), (head * 0.35, -body * 0.86, neck - 0.17), (-14, 8, 0),
-              paint="secondary")
+              paint="accent")
     if o.has("hat"):
         top = hz + head * squash * 0.72
         h = Builder()
@@ -180,10 +180,11 @@ def snowman(b: Builder, r: np.random.Generator, o: Options) -> None:
         h.add(frustum(head * 0.62, head * 0.66, hat_tall, 20), (0, 0, hat_tall / 2), paint="black")
         h.add(cylinder(head * 0.66, 0.07, 20), (0, 0, 0.06), paint="red")
         b.group(h, (0, 0, top), (0, turn, 0))
-    elif o.has("bucket hat"):
-        top = hz + head * squash * 0.68
-        b.add(frustum(head * 0.75, head * 0.52, hat_tall + 0.1, 20), (0, 0, top + hat_tall * 0.4), (0, turn, 0),
-              paint="secondary")
+    if o.has("earmuffs"):
+        b.both(cylinder(head * 0.36, 0.12, 16), (head * 0.98, 0, hz + head * 0.05), (0, 90, 0), paint="accent")
+        band = np.radians(np.linspace(8, 172, 11))
+        way = np.stack([head * 1.03 * np.cos(band), 0 * band, hz + head * 1.02 * squash * np.sin(band)], 1)
+        b.add(tube(way, 0.036 * o.thick, 8), paint="dark")
     if o.has("broom"):
         b.add(rod((body + 0.3, -0.1, 0.02), (body + 0.26, -0.1, bz + 0.45), 0.032 * o.thick, n=8), paint="wood")
         b.add(frustum(0.06, 0.17, 0.3, 10), (body + 0.26, -0.1, bz + 0.5), paint="tan")
@@ -223,8 +224,8 @@ def teddy_bear(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.both(frustum(0.045, 0.12, 0.2, 8), (0.1, -head * 0.72, knot), (0, 90, 0), scale=(1, 0.8, 1), paint="accent")
         b.add(sphere(0.06, 8), (0, -head * 0.75, knot), paint="accent")
     if o.has("scarf"):
-        b.add(torus(head * 0.72, 0.075, n=22, m=8), (0, 0, base + body * tall * 0.8), paint="secondary")
-        b.add(rounded_box(0.14, 0.07, 0.34, 0.03), (0.13, -body * 0.9, base + body * 0.4), paint="secondary")
+        b.add(torus(head * 0.72, 0.075, n=22, m=8), (0, 0, base + body * tall * 0.8), paint="accent")
+        b.add(rounded_box(0.14, 0.07, 0.34, 0.03), (0.13, -body * 0.9, base + body * 0.4), paint="accent")
     if o.has("party hat"):
         b.add(cone(head * 0.42, head * 1.0, 14), (0, 0, z + head * 1.3), paint="accent")
         b.add(sphere(0.065, 8), (0, 0, z + head * 1.8), paint="white")
@@ -254,10 +255,10 @@ CATEGORIES = {
         finishes={"painted": 3, "brushed metal": 3, "glossy": 3}, second="legs"),
     "snowman": Category(
         snowman, kinds={"three balls": (), "two balls": ("little snowman",)},
-        parts={"hat": "a top hat", "bucket hat": "a bucket hat", "scarf": "a scarf", "stick arms": "stick arms",
+        parts={"hat": "a top hat", "earmuffs": "earmuffs", "scarf": "a scarf", "stick arms": "stick arms",
                "buttons": "coal buttons", "broom": "a broom"},
         sizes=_SIZES, styles=("cartoon", "crooked", "rustic"), colors={"white": 6, "light blue": 1},
-        finishes={"painted": 3, "glossy": 1}, second="scarf"),
+        finishes={"painted": 3, "glossy": 1}),
     "teddy bear": Category(
         teddy_bear, synonyms=("stuffed bear", "toy bear"), kinds={"sitting": (), "standing": ("standing teddy bear",)},
         parts={"bow tie": "a bow tie", "scarf": "a scarf", "party hat": "a party hat", "heart": "a red heart"},

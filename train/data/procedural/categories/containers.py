@@ -43,18 +43,18 @@ def crate(b: Builder, r: np.random.Generator, o: Options) -> None:
             b.both(box(frame, y + 0.04, frame), (x / 2 - e * 0.6, 0, top), paint="secondary")
             for side in (-1, 1):
                 b.add(box(x + 0.04, frame, frame), (0, side * (y / 2 - e * 0.6), top), paint="secondary")
-        lean = np.degrees(np.arctan2(z, x)) * (1 if slope else -1)
-        if o.has("cross braces"):
-            for side in (-1, 1):
-                b.add(box(np.hypot(x, z) * 0.95, 0.05, frame * 0.8), (0, side * y / 2, z / 2), (0, lean, 0),
-                      paint="secondary")
         for i in range(1, slats):
             h = z * i / slats
             for side in (-1, 1):
                 b.add(box(x * 0.9, 0.03, 0.028), (0, side * (y / 2), h), paint="dark")
                 b.add(box(0.03, y * 0.9, 0.028), (side * (x / 2), 0, h), paint="dark")
-        if o.has("lid ajar"):
-            b.add(box(x * 1.06, y * 1.06, 0.07), (0.04, -0.03, z + frame * 0.5 + 0.02), (0, 0, tilt))
+    if o.has("lid ajar"):
+        b.add(box(x * 1.06, y * 1.06, 0.07), (0.04, -0.03, z + frame * 0.5 + 0.02), (0, 0, tilt))
+    if o.has("cross braces"):
+        lean = np.degrees(np.arctan2(z, x)) * (1 if slope else -1)
+        for side in (-1, 1):
+            b.add(box(np.hypot(x, z) * 0.95, 0.05, frame * 0.8), (0, side * y / 2, z / 2), (0, lean, 0),
+                  paint="secondary")
     if o.has("rope handles"):
         loop = smooth_path([(0, -0.15, 0.06), (0.12, -0.1, -0.06), (0.12, 0.1, -0.06), (0, 0.15, 0.06)], 9)
         b.both(tube(loop, 0.032, 8), (x / 2, 0, z * 0.62), paint="tan")
@@ -81,7 +81,7 @@ def barrel(b: Builder, r: np.random.Generator, o: Options) -> None:
     if metal_drum:
         for k in (0.02, 0.35, 0.66, 0.98):
             body.add(torus(radius * 1.08, 0.035 * o.thick, n=24, m=8), (0, 0, k * height))
-        body.add(cylinder(0.055, 0.07, 10), (radius * 0.5, 0, height - 0.02), paint="metal")
+        body.add(cylinder(0.06, 0.07, 10), (radius * 0.55, 0, floor + 0.02), paint="metal")
     else:
         spots = np.linspace(0.09, 0.91, hoops + 1) if hoops < 4 else np.array([0.06, 0.27, 0.73, 0.94])
         for k in spots:

@@ -5,6 +5,7 @@ import numpy as np
 from ..builder import Builder
 from ..category import Category, Options
 from ..shapes import (
+    Shape,
     box,
     cone,
     cylinder,
@@ -112,8 +113,10 @@ def dice(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         b.group(one(), (0, 0, 0.5), (0, 0, tilt))
     if o.has("crown"):
-        b.add(frustum(0.2, 0.26, 0.16, 10), (-0.5 * (o.kind == "pair"), 0.05, 1.05), paint="gold")
-        b.ring(cone(0.07, 0.2, 6), 6, at=(0.2, 0, 1.2), paint="gold") if o.kind != "pair" else None
+        c = Builder()
+        c.add(frustum(0.22, 0.26, 0.16, 12), (0, 0, 0.06), paint="gold")
+        c.ring(cone(0.07, 0.2, 6), 6, at=(0.2, 0, 0.2), paint="gold")
+        b.group(c, (-0.5 * (o.kind == "pair"), 0.1 * (o.kind == "pair"), 0.98))
 
 
 def umbrella(b: Builder, r: np.random.Generator, o: Options) -> None:
@@ -147,7 +150,7 @@ def umbrella(b: Builder, r: np.random.Generator, o: Options) -> None:
 def traffic_cone(b: Builder, r: np.random.Generator, o: Options) -> None:
     base, wide, tall = r.uniform(0.36, 0.42), r.uniform(0.26, 0.31), r.uniform(0.85, 1.1)
     tip, bands = r.uniform(0.05, 0.08) * o.thick, int(r.integers(1, 3))
-    shape = box(base * 2, base * 2, 0.09, 0.03) if o.kind == "square" else prism8(base)
+    shape = box(base * 2, base * 2, 0.09, 0.03) if o.kind == "square" else _plate(base)
     b.stand(shape, paint="primary")
     b.add(lathe([(wide, 0.06), (wide * 0.93, 0.12), (tip, tall), (tip * 0.8, tall), (0, tall - 0.04)], 24))
     for k in ((0.45,) if bands == 1 else (0.32, 0.62)):
@@ -161,7 +164,7 @@ def traffic_cone(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.add(box(0.3, 0.06, 0.07), (0, -wide * 0.63, tall * 0.42), (-14, 0, 0), paint="black")
 
 
-def prism8(radius: float):
+def _plate(radius: float) -> Shape:
     """An eight-sided plate."""
     return cylinder(radius * 1.12, 0.09, 8)
 
@@ -206,10 +209,8 @@ def gift_box(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.add(box(x, y, z), (0, 0, z / 2))
         b.add(box(x * 1.06, y * 1.06, lid), (0, 0, z - lid / 2 + 0.04))
     top = z + 0.04
-    for wide, deep in ((band, y), (x, band)):
-        b.add(box(wide + 0.0, deep * 1.085 if deep != band else band, z + 0.06), (0, 0, (z + 0.06) / 2),
-              paint="secondary") \
-            if deep != band else b.add(box(wide * 1.085, band, z + 0.06), (0, 0, (z + 0.06) / 2), paint="secondary")
+    b.add(box(band, y * 1.085, z + 0.06), (0, 0, (z + 0.06) / 2), paint="secondary")
+    b.add(box(x * 1.085, band, z + 0.06), (0, 0, (z + 0.06) / 2), paint="secondary")
     if o.has("bow"):
         ear = smooth_path([(0, 0, top), (loop * 0.9, 0.02, top + loop * 0.85), (loop * 1.45, 0.02, top + loop * 0.35),
                            (0.02, 0, top + 0.03)], 14)
@@ -218,7 +219,8 @@ def gift_box(b: Builder, r: np.random.Generator, o: Options) -> None:
         way = smooth_path([(0, 0, top + 0.03), (0.14, -tail * 0.5, top + 0.05), (0.2, -y * 0.4, top + 0.03)], 7)
         b.both(tube(way, 0.042, 8), paint="secondary")
     if o.has("tag"):
-        b.add(box(0.26, 0.045, 0.18, 0.01), (x * 0.28, -y / 2 - 0.03, z * 0.55), (0, 18, 0), paint="cream")
+        front = -y / 2 * (0.88 if o.kind == "round" else 1.05)
+        b.add(box(0.26, 0.045, 0.18, 0.01), (x * 0.24, front, z * 0.5), (0, 18, 0), paint="cream")
     if o.has("stars"):
         t = np.radians(90 + 36 * np.arange(10))
         q = np.where(np.arange(10) % 2 == 0, 0.1, 0.042)
@@ -236,7 +238,8 @@ CATEGORIES = {
                "felt base": "a green felt base",
                "gold ring": "a gold ring"},
         sizes=("tall", "short", "wide", "chunky", "slender"), styles=("cartoon", "crooked", "rustic"),
-        colors={"black": 4, "white": 4, "brown": 2, "cream": 2}, finishes={"wood": 3, "glossy": 3, "stone": 2,
+        colors={"black": 4, "white": 4, "brown": 2, "cream": 2},
+        finishes={"wood": 3, "glossy": 3, "stone": 2,
                                                                            "painted": 2}),
     "top hat": Category(
         top_hat, kinds={"classic": ("top hat", "gentleman's hat"), "magician": ("magician's hat",),

@@ -29,10 +29,9 @@ def _closed_curve(half, n: int = 20) -> np.ndarray:
 
 
 def guitar(b: Builder, r: np.random.Generator, o: Options) -> None:
-    wide, tall, waist = r.uniform(0.34, 0.4), r.uniform(0.75, 0.9), r.uniform(0.6, 0.74)
-    neck, head, depth = r.uniform(0.62, 0.78), r.uniform(0.2, 0.26), r.uniform(0.15, 0.2) * o.thick
+    wide, tall, waist = r.uniform(0.37, 0.44), r.uniform(0.78, 0.93), r.uniform(0.6, 0.74)
+    neck, head, depth = r.uniform(0.56, 0.7), r.uniform(0.19, 0.24), r.uniform(0.15, 0.2) * o.thick
     upper, horn, frets = r.uniform(0.7, 0.85), r.uniform(0.1, 0.22), int(r.integers(4, 7))
-    lift = wide * 0.0
     electric = o.kind in ("electric", "flying v")
     if electric:
         depth *= 0.62
@@ -51,12 +50,12 @@ def guitar(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         body = _closed_curve([(0, 0), (wide * 0.62, 0.03), (wide, tall * 0.26), (wide * waist, tall * 0.58),
                               (wide * upper, tall * 0.8), (wide * 0.45, tall * 0.98), (0, tall)])
-    b.add(extrude(body, depth), (0, 0, lift))
+    b.add(extrude(body, depth), (0, 0, 0))
     front = -depth / 2
     end = tall + neck
-    b.add(box(0.1 * o.thick, 0.08, neck + 0.42 * tall), (0, front - 0.0, end - (neck + 0.42 * tall) / 2), paint="brown")
+    b.add(box(0.09 * o.thick, 0.075, neck + 0.42 * tall), (0, front, end - (neck + 0.42 * tall) / 2), paint="brown")
     for i in range(frets):
-        b.add(box(0.105 * o.thick, 0.03, 0.022), (0, front - 0.04, tall + neck * (i + 0.7) / (frets + 0.5)),
+        b.add(box(0.095 * o.thick, 0.03, 0.022), (0, front - 0.04, tall + neck * (i + 0.7) / (frets + 0.5)),
               paint="metal")
     peg = box(0.17, 0.085, head, 0.02) if not electric else extrude(
         [(-0.07, 0), (0.07, 0), (0.11, head * 0.3), (0.04, head * 1.15), (-0.11, head * 0.9)], 0.085)
@@ -87,25 +86,41 @@ def guitar(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.add(tube(way, 0.045, 8, flat=0.7), paint="accent")
 
 
+def _lace(b: Builder, kind: str, radius: float, height: float, hoop: float, swell: float, zig: int) -> None:
+    """A zigzag of cords around the shell between two heights."""
+    spans = {"bongo": ((-0.32, radius * 0.8, radius * 0.96), (0.32, radius * 0.98, radius * 1.17)),
+             "djembe": ((0.0, radius * 0.52, radius * 0.98),)}
+    low_z, high_z = {"bongo": (height * 0.2, height * 0.72), "djembe": (height * 0.49, height * 0.82)}.get(
+        kind, (hoop * 2, height - hoop * 2))
+    side = radius * 1.03 * (2 - swell) ** 0.5
+    for x, low, high in spans.get(kind, ((0.0, side, side),)):
+        a = np.pi * np.arange(2 * zig) / zig
+        even = np.arange(2 * zig) % 2 == 0
+        rad = np.where(even, low, high) * (1.02 if kind in spans else 1)
+        p = np.stack([x + rad * np.cos(a), rad * np.sin(a), np.where(even, low_z, high_z)], 1)
+        for i in range(2 * zig):
+            b.add(rod(p[i], p[(i + 1) % (2 * zig)], 0.026, n=6), paint="white")
+
+
 def drum(b: Builder, r: np.random.Generator, o: Options) -> None:
-    radius, height, hoop = r.uniform(0.4, 0.52), r.uniform(0.45, 0.75), r.uniform(0.035, 0.05) * o.thick
+    radius, height, hoop = r.uniform(0.38, 0.46), r.uniform(0.62, 0.95), r.uniform(0.03, 0.038) * o.thick
     zig, swell, sticks = int(r.integers(6, 10)), r.uniform(0.85, 1.0), r.uniform(12, 40)
     if o.kind == "bongo":
-        radius, height = 0.26, 0.55
+        radius, height = 0.26, 0.7
         for k, s in ((-1, 1.0), (1, 1.22)):
             x = k * 0.32
             b.add(lathe([(radius * s * 0.72, 0.0), (radius * s * 0.95, height * 0.7), (radius * s, height)], 20),
                   (x, 0, 0))
             b.add(cylinder(radius * s * 0.97, 0.04), (x, 0, height + 0.01), paint="light")
             b.add(torus(radius * s, hoop, n=22, m=8), (x, 0, height - 0.03), paint="secondary")
-        b.add(box(0.3, 0.16, 0.14), (-0.03, 0, height * 0.55), paint="wood")
+        b.add(box(0.3, 0.16, 0.14), (-0.03, 0, height * 0.55))
         top = height
     elif o.kind == "djembe":
         height = 0.95
         b.add(lathe([(radius * 0.72, 0), (radius * 0.42, height * 0.36), (radius * 0.5, height * 0.48),
                      (radius * 0.98, height * 0.8), (radius, height)], 22))
         b.add(torus(radius, hoop, n=22, m=8), (0, 0, height - 0.04), paint="secondary")
-        b.add(torus(radius * 0.46, hoop, n=20, m=8), (0, 0, height * 0.43), paint="secondary")
+        b.add(torus(radius * 0.46, hoop, n=20, m=8), (0, 0, height * 0.43))
         b.add(cylinder(radius * 0.97, 0.04), (0, 0, height + 0.01), paint="light")
         top = height
     else:
@@ -113,14 +128,9 @@ def drum(b: Builder, r: np.random.Generator, o: Options) -> None:
         for z in (hoop, height - hoop):
             b.add(torus(radius * 1.02, hoop * 1.15, n=26, m=8), (0, 0, z), paint="secondary")
         b.add(cylinder(radius * 0.96, 0.04, 24), (0, 0, height + 0.01), paint="light")
-        if o.has("cords"):
-            a = 2 * np.pi * np.arange(2 * zig) / (2 * zig)
-            z = np.where(np.arange(2 * zig) % 2 == 0, hoop * 2, height - hoop * 2)
-            p = np.stack([radius * 1.03 * (2 - swell) ** 0.5 * np.cos(a),
-                          radius * 1.03 * (2 - swell) ** 0.5 * np.sin(a), z], 1)
-            for i in range(2 * zig):
-                b.add(rod(p[i], p[(i + 1) % (2 * zig)], 0.026, n=6), paint="white")
         top = height
+    if o.has("cords"):
+        _lace(b, o.kind, radius, height, hoop, swell, zig)
     if o.has("drumsticks"):
         for k, turn in ((0.0, sticks), (0.06, -sticks)):
             d = np.array([np.cos(np.radians(turn)), np.sin(np.radians(turn)), 0])
@@ -131,7 +141,7 @@ def drum(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.parts[:] = [(v + (0, 0, 0.3), f, p) for v, f, p in b.parts]
         reach = radius * (1.4 if o.kind == "bongo" else 0.85)
         b.ring(rod((reach * 1.12, 0, 0), (reach * 0.75, 0, 0.36), 0.04 * o.thick), 3, start=30, paint="metal")
-        b.add(cylinder(reach * 0.85, 0.06), (0, 0, 0.3), paint="metal")
+        b.add(cylinder(reach * 0.85, 0.06), (0, 0, 0.3))
     if o.has("star"):
         t = np.radians(90 + 36 * np.arange(10))
         q = np.where(np.arange(10) % 2 == 0, 0.14, 0.06)

@@ -1,4 +1,4 @@
-"""Hand tools and arms: hammer, axe, sword, shield, key, wrench, anchor, umbrella, traffic cone, bell."""
+"""Hand tools and arms: hammer, axe, sword, shield, key, wrench."""
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def hammer(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.add(rounded_box(head * 1.2, thick * 2.4, thick * 2.4, thick * 2.4 * bevel, 1), (0, 0, z))
         if o.has("bands"):
             b.both(box(0.06, thick * 2.5, thick * 2.5), (head * 0.36, 0, z), paint="accent")
-        b.add(pyramidal(thick), (0, 0, z + thick * 1.1), paint="metal")
+        b.add(cone(thick * 0.7, thick * 1.8, 8), (0, 0, z + thick * 1.1), paint="metal")
     elif o.kind == "sledge":
         b.add(cylinder(thick * 1.3, head, sides), (0, 0, z), (0, 90, 0))
         b.both(frustum(thick * 1.3, thick * 1.05, 0.08, sides), (head / 2 + 0.035, 0, z), (0, 90, 0))
@@ -68,11 +68,6 @@ def hammer(b: Builder, r: np.random.Generator, o: Options) -> None:
         if o.has("bands"):
             b.add(cylinder(thick * 1.12, 0.06), (-head * 0.62, 0, z), (0, 90, 0), paint="accent")
         b.add(lathe([(radius * 1.35, 0), (radius * 1.2, length * 0.45), (radius * 0.9, length * 0.47)], 12))
-
-
-def pyramidal(size: float):
-    """A small spike on top of a war hammer."""
-    return cone(size * 0.7, size * 1.8, 8)
 
 
 def axe(b: Builder, r: np.random.Generator, o: Options) -> None:
@@ -186,7 +181,7 @@ def shield(b: Builder, r: np.random.Generator, o: Options) -> None:
         else:
             p = [(-s, -s * 0.4), (0, s * 0.5), (s, -s * 0.4), (s, -s * 0.9), (0, 0), (-s, -s * 0.9)]
             b.add(extrude(p, 0.05), (0, front, mid + 0.1), paint="accent")
-    elif o.has("boss"):
+    if o.has("boss"):
         b.add(lathe([(boss * 1.25, 0), (boss * 1.2, 0.03), (boss * 0.8, 0.09), (0, 0.14)], 16),
               (0, -depth * 0.75, mid), (90, 0, 0), paint="metal")
     if o.has("studs"):
