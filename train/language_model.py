@@ -8,11 +8,11 @@ from a picture, or from a picture and an edit instruction. The description is a 
 states behind the prompt have to hold them, which is all the queries of the next stage can read.
 """
 
-import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from gap3d_app.models.checkpoint import save_model
@@ -20,7 +20,7 @@ from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 from gap3d_app.models.vlm import PromptEncoder
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank, tokenizer_texts
-from train.data.tokenizer import train_tokenizer
+from train.data.tokenizer import token_settings, train_tokenizer
 from train.image_encoder import augment
 from train.loop import Stage, read_config, run
 
@@ -38,10 +38,11 @@ class LanguageModelStage(Stage):
         self.test = PackedAssets(test, device, voxels=False)
         if not tokenizer.exists():
             tokenizer.parent.mkdir(parents=True, exist_ok=True)
-            train_tokenizer(tokenizer_texts(self.data), tokenizer, vocabulary)
+            train_tokenizer(tokenizer_texts(self.data), vocabulary).save(str(tokenizer))
         self.tokenizer_file = tokenizer
-        added = json.loads(tokenizer.read_text())["added_tokens"]
-        self.vlm = PromptEncoder.from_args(**with_special_ids(model, {t["content"]: t["id"] for t in added}))
+        ids = token_settings(Tokenizer.from_file(str(tokenizer)))
+        text = {**model["text_config"], "vocab_size": ids.pop("vocab_size")}
+        self.vlm = PromptEncoder.from_args(**{**model, "text_config": text, **ids})
         self.vlm.model.latent_queries.requires_grad_(False)
         self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
         self.bank = PromptBank(self.data, self.vlm.tokenizer)
@@ -88,20 +89,6 @@ class LanguageModelStage(Stage):
         """`prompt_encoder` (its queries still untrained) and the tokenizer beside it."""
         save_model(self.vlm, folder / "prompt_encoder")
         (folder / "tokenizer.json").write_text(self.tokenizer_file.read_text())
-
-
-def with_special_ids(model: dict, ids: dict[str, int]) -> dict:
-    """Model arguments completed with the tokenizer's vocabulary size and special ids."""
-    vocab = max(ids.values()) + 1
-    text = {**model["text_config"], "vocab_size": max(vocab, model["text_config"]["vocab_size"])}
-    return {
-        **model,
-        "text_config": text,
-        "pad_token_id": ids["<|endoftext|>"],
-        "image_token_id": ids["<|image_pad|>"],
-        "img_start_token_id": ids["[IMG]"],
-        "query_token_id": ids["<image>"],
-    }
 
 
 def main() -> None:

@@ -28,6 +28,9 @@ from train.loop import Stage, read_config, run
 from train.structure_vae import kl_divergence
 
 
+CELL = 2 / FINE  # a fine cell in the unit of the packed distances (half a coarse voxel)
+
+
 def corner_table(device: torch.device | str) -> Tensor:
     """Lattice index (0..124) of corner j (x fastest) of fine voxel (i, j, k) in a coarse voxel: [4, 4, 4, 8]."""
     axis = torch.arange(FINE, device=device)
@@ -68,11 +71,11 @@ class MeshLoss:
         index = self.corners[local[:, 0], local[:, 1], local[:, 2]]
         sdf = voxels.sdf[parents].gather(1, index)
         raw = feats.float()
-        # One fine cell is 1 / FINE; what counts is where the sign changes, so weigh corners by closeness.
-        near = torch.exp(-(sdf * FINE).square() / 2)
+        # One fine cell is CELL; what counts is where the sign changes, so weigh corners by closeness.
+        near = torch.exp(-(sdf / CELL).square() / 2)
         predicted = raw[:, 0:8]
         distance = ((predicted - sdf).abs() * (0.1 + near)).mean()
-        sign = (F.softplus(-predicted * torch.sign(sdf) * 12) * near).mean()
+        sign = (F.softplus(-predicted * torch.sign(sdf) * 6) * near).mean()
         expand = index[..., None].expand(-1, -1, 3)
         color = lattice_colors(voxels.colors)[parents].gather(1, expand)
         normal = lattice_normals(voxels.sdf)[parents].gather(1, expand)
@@ -109,9 +112,9 @@ class GaussianLoss:
         expand = index[..., None].expand(-1, -1, 3)
         distance = sdf.gather(1, index)
         normals = lattice_normals(sdf).gather(1, expand)
-        points = self.lattice[index] - distance[..., None] * normals
+        points = self.lattice[index] - 0.5 * distance[..., None] * normals
         colors = lattice_colors(voxels.colors[rows]).gather(1, expand)
-        return points, normals, colors, distance.abs() < 1.5 / FINE
+        return points, normals, colors, distance.abs() < 1.5 * CELL
 
     def __call__(self, decoder: SLatGaussianDecoder, out: SparseTensor, voxels: Voxels) -> dict[str, Tensor]:
         """Loss terms for up to 16,384 random voxels of the decoder's output."""

@@ -20,10 +20,15 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from train.data.fields import surface_fields
-from train.data.procedural import COLORS, FINISHES, all_captions, build, categories, sample_edit, sample_spec
+from train.data.procedural.captions import captions
+from train.data.procedural.categories import CATEGORIES
+from train.data.procedural.edits import sample_edit
+from train.data.procedural.look import COLORS, FINISHES
+from train.data.procedural.spec import build, sample_spec
 from train.data.views import condition_cameras, render_views
 
 CHUNK = 64
+CATEGORY_NAMES = sorted(CATEGORIES)
 COLOR_STEP = 2  # colours are kept on every second lattice corner
 
 
@@ -82,14 +87,14 @@ def pack_chunk(job: Job) -> str:
             "sdf": (fields.sdf.float() * 127).round().to(torch.int8),
             "colors": colors.reshape(len(colors), -1, 3),
             "counts": torch.tensor([len(fields.coords)], dtype=torch.int32),
-            "category": torch.tensor([categories().index(spec.category)], dtype=torch.int16),
+            "category": torch.tensor([CATEGORY_NAMES.index(spec.category)], dtype=torch.int16),
             "color": torch.tensor([list(COLORS).index(spec.color)], dtype=torch.int16),
             "finish": torch.tensor([list(FINISHES).index(spec.finish)], dtype=torch.int16),
         }
         for key, value in row.items():
             arrays.setdefault(key, []).append(value.cpu())
     side = {
-        "captions": [all_captions(s) for s in specs],
+        "captions": [captions(s) for s in specs],
         "specs": [s.to_dict() for s in specs],
         "pairs": pairs,
     }
@@ -112,7 +117,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    names = {"categories": categories(), "colors": list(COLORS), "finishes": list(FINISHES)}
+    names = {"categories": CATEGORY_NAMES, "colors": list(COLORS), "finishes": list(FINISHES)}
     (args.out / "meta.json").write_text(json.dumps({**names, "views": args.views, "seed": args.seed}))
     jobs: list[Job] = []
     for kind, total, size in (("single", args.count, CHUNK), ("edit", args.edits, CHUNK // 2)):

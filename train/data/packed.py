@@ -20,8 +20,8 @@ LATTICE = FINE + 1
 
 @dataclass
 class Voxels:
-    """A ragged batch of voxels: coords [N, 4] int32 (batch, x, y, z), sdf [N, 125] in units of a coarse
-    voxel (clipped to 1), colors [N, 27, 3] in 0..1."""
+    """A ragged batch of voxels: coords [N, 4] int32 (batch, x, y, z), sdf [N, 125] in units of half a coarse
+    voxel (clipped to 1: what lies further is not measured), colors [N, 27, 3] in 0..1."""
 
     coords: Tensor
     sdf: Tensor
@@ -97,7 +97,7 @@ class PackedAssets:
         rows, batch = self.rows(ids)
         return Voxels(
             coords=torch.cat([batch[:, None].int(), self.coords[rows].int()], dim=1),
-            sdf=self.sdf[rows].float() / 127,
+            sdf=(self.sdf[rows].float() * (2 / 127)).clamp(-1, 1),
             colors=self.colors[rows].float() / 255,
         )
 

@@ -1,0 +1,90 @@
+"""Stage: the probe that judges generated assets (see train/eval/probe.py).
+
+    accelerate launch -m train.probe --config train/configs/mini/probe.yaml
+
+Sees single views of training assets, blurred, noised, re-lit and shifted so that it does not lean on how crisp
+a render is. The measured accuracy on held-out assets is over all views of an asset, as in the evaluation.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.data.packed import PackedAssets
+from train.eval.probe import PROBE_SIZE, Probe, ProbeConfig
+from train.image_encoder import augment
+from train.loop import Stage, read_config, run
+
+
+def blur(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the images, drawn anew each call, averaged over 3x3 pixels (once or twice)."""
+    soft = F.avg_pool2d(images, 3, 1, 1)
+    softer = F.avg_pool2d(soft, 3, 1, 1)
+    draw = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+    return torch.where(draw < 0.5, images, torch.where(draw < 0.75, soft, softer))
+
+
+class ProbeStage(Stage):
+    """Cross-entropy on category, main colour and finish."""
+
+    trained = ("probe",)
+
+    def __init__(self, width: int, data: str, test: str, device: str):
+        super().__init__()
+        self.data = PackedAssets(data, device, voxels=False)
+        self.test = PackedAssets(test, device, voxels=False)
+        self.probe = Probe(
+            ProbeConfig(width, self.data.categories, self.data.color_names, self.data.finishes)
+        )
+
+    def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
+        """Single augmented views."""
+        device = generator.device
+        ids = torch.randint(len(self.data), (batch_size,), generator=generator, device=device)
+        view = torch.randint(self.data.views.shape[1], (batch_size,), generator=generator, device=device)
+        images = F.interpolate(self.data.images(ids, view), size=(PROBE_SIZE,) * 2, mode="area")
+        return {"views": blur(augment(images, generator)[0], generator), "labels": self._labels(self.data, ids)}
+
+    def _labels(self, data: PackedAssets, ids: Tensor) -> dict[str, Tensor]:
+        return {k: getattr(data, k)[ids].long() for k in ("category", "color", "finish")}
+
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the heads' cross-entropies with a little label smoothing."""
+        loss, metrics = 0.0, {}
+        for head, logits in self.probe(batch["views"]).items():
+            target = batch["labels"][head]
+            loss = loss + F.cross_entropy(logits.float(), target, label_smoothing=0.05)
+            metrics[f"acc_{head}"] = (logits.detach().argmax(1) == target).float().mean()
+        return loss, metrics
+
+    def draw(self, folder: Path, step: int) -> dict[str, float]:
+        """Held-out accuracy over all views of an asset."""
+        ids = torch.arange(len(self.test), device=self.test.device)
+        views = self.test.views.shape[1]
+        total = {k: 0.0 for k in self.probe.heads}
+        for view in range(views):
+            for start in range(0, len(ids), 256):
+                part = ids[start : start + 256]
+                for head, logits in self.probe(self.test.images(part, view)).items():
+                    if start == 0 and view == 0:
+                        total[head] = torch.zeros(len(ids), logits.shape[1], device=ids.device)
+                    total[head][start : start + 256] += F.log_softmax(logits.float(), 1)
+        labels = self._labels(self.test, ids)
+        return {f"test_{k}": float((v.argmax(1) == labels[k]).float().mean()) for k, v in total.items()}
+
+    def save_models(self, folder: Path) -> None:
+        """`probe`."""
+        self.probe.save(folder / "probe")
+
+
+def main() -> None:
+    """Command line of the stage."""
+    config, loop, out = read_config(__doc__)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run(ProbeStage(config["width"], **config["data"], device=device), loop, out)
+
+
+if __name__ == "__main__":
+    main()
