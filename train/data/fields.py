@@ -22,7 +22,7 @@ from gap3d_app.geometry.flexicubes import extract
 from gap3d_app.values import Mesh
 
 SHELL = 0.75  # fine cells between the triangles and the surface that is returned
-BAND = 2.0  # fine cells around the triangles in which the nearest triangle is searched
+BAND = 1.8  # fine cells searched around the triangles: SHELL + 1, so both ends of a crossed edge are known
 LONGEST_EDGE = 8.0  # fine cells; longer triangles are cut so that their boxes stay tight
 PAIRS_PER_PASS = {"cpu": 1 << 20, "cuda": 1 << 24}
 UNSEEN = torch.iinfo(torch.int64).max
@@ -78,12 +78,11 @@ def surface_fields(
     best = _nearest_triangles(triangles, frames, padded)
 
     seen = best != UNSEEN
-    distance = torch.where(seen, (best >> 32).int(), 0).view(torch.float32).sqrt()
-    distance.masked_fill_(~seen, float("inf"))
-    nearest = torch.where(seen, (best & 0xFFFFFFFF).int(), NO_TRIANGLE)
-    outside = _flood(distance > SHELL, padded)
+    squared = (best >> 32).int().view(torch.float32)  # NaN where unseen, which compares as false
+    nearest = torch.where(seen, best.int(), NO_TRIANGLE)
+    outside = _flood(~(squared <= SHELL * SHELL), padded)
     # the shell's outer half is negative only by what is left of the shell, its inner half by both
-    outer = outside | _outer_half(distance, nearest, outside, triangles, frames, padded)
+    outer = outside | _outer_half(squared, nearest, outside, triangles, frames, padded)
     negative = (~outside).view(padded, padded, padded)[1:-1, 1:-1, 1:-1]
     coords = _crossed_voxels(negative, resolution, fine)
 
@@ -98,12 +97,12 @@ def surface_fields(
 
     slot = torch.empty(padded**3, dtype=torch.int32, device=device)
     slot[needed] = torch.arange(needed.shape[0], dtype=torch.int32, device=device)
-    slot = slot[index].long()
+    slot = slot.index_select(0, index.reshape(-1))
     signed = torch.where(outer[needed], length, -length) - SHELL
     return SurfaceFields(
         coords=coords.to(torch.int16),
-        sdf=(signed / fine).clamp(-1, 1).half()[slot],
-        colors=(color.clamp(0, 1) * 255).round().to(torch.uint8)[slot],
+        sdf=(signed / fine).clamp(-1, 1).half().index_select(0, slot).view(coords.shape[0], -1),
+        colors=(color.clamp(0, 1) * 255).round().to(torch.uint8).index_select(0, slot).view(coords.shape[0], -1, 3),
         resolution=resolution,
         fine=fine,
     )
@@ -146,7 +145,11 @@ def _flat(position: Tensor, padded: int) -> Tensor:
 
 
 def _unflat(index: Tensor, padded: int) -> Tensor:
-    return torch.stack([index // (padded * padded), index // padded % padded, index % padded], dim=-1)
+    """[U, 3] float32 lattice positions; float32 division is exact below 2^23 vertices."""
+    index = index.float()
+    row = ((index + 0.5) / padded).floor()
+    layer = ((row + 0.5) / padded).floor()
+    return torch.stack([layer, row - layer * padded, index - row * padded], dim=-1)
 
 
 def _cut_triangles(mesh: Mesh, cells: int) -> tuple[Tensor, Tensor]:
@@ -223,33 +226,33 @@ def _nearest_triangles(triangles: Tensor, frames: Tensor, padded: int) -> Tensor
     extent = high - low + 1
     count = extent.prod(-1)
     # position along the local axes = slopes * offset from the box corner + start
-    axes = frames[:, :9].reshape(-1, 3, 3)
-    start = (axes @ (low - triangles[:, 0])[..., None])[..., 0]
+    start = (frames[:, :9].reshape(-1, 3, 3) @ (low - triangles[:, 0])[..., None])[..., 0]
+    box = torch.cat([frames[:, 6:9], start[:, 2:], extent[:, 1:].float()], dim=-1)
+    table = torch.cat([frames[:, :6], start[:, :2], frames[:, 9:]], dim=-1)
+    corner = _flat(low, padded)
     for first, last in _passes(count, PAIRS_PER_PASS[device.type]):
         part = count[first:last]
         owner = torch.repeat_interleave(part)
-        index = torch.arange(owner.shape[0], device=device) - (part.cumsum(0) - part)[owner]
+        index = torch.arange(owner.shape[0], device=device) - (part.cumsum(0) - part).index_select(0, owner)
         owner += first
-        size = extent[owner]
+        nx, ny, nz, height, wide, deep = box.index_select(0, owner).unbind(-1)
         # boxes are at most about 13 cells wide, so float32 division of the index is exact
-        ij = ((index.float() + 0.5) / size[:, 2].float()).long()
-        k = index - ij * size[:, 2]
-        i = ((ij.float() + 0.5) / size[:, 1].float()).long()
-        j = ij - i * size[:, 1]
-        normal = axes[owner, 2]
-        height = normal[:, 0] * i + normal[:, 1] * j + normal[:, 2] * k + start[owner, 2]
+        index = index.float()
+        ij = ((index + 0.5) / deep).floor()
+        k = index - ij * deep
+        i = ((ij + 0.5) / wide).floor()
+        j = ij - i * wide
+        height = nx * i + ny * j + nz * k + height
         kept = (height.abs() <= BAND).nonzero(as_tuple=True)[0]
-        owner, height = owner[kept], height[kept]
-        step = torch.stack([i[kept], j[kept], k[kept]], dim=-1)
-        offset = step.float()
-        frame = frames[owner]
-        x = (frame[:, :3] * offset).sum(-1) + start[owner, 0]
-        y = (frame[:, 3:6] * offset).sum(-1) + start[owner, 1]
-        square = height.square() + _planar_distance(x, y, frame[:, 9], frame[:, 10], frame[:, 11])
+        owner, height, i, j, k = (v.index_select(0, kept) for v in (owner, height, i, j, k))
+        ax, ay, az, bx, by, bz, x, y, *plane = table.index_select(0, owner).unbind(-1)
+        x = ax * i + ay * j + az * k + x
+        y = bx * i + by * j + bz * k + y
+        square = height.square() + _planar_distance(x, y, *plane)
         kept = (square <= BAND * BAND).nonzero(as_tuple=True)[0]
-        owner = owner[kept]
-        key = (square[kept].view(torch.int32).long() << 32) | owner
-        best.scatter_reduce_(0, _flat(low[owner] + step[kept], padded), key, "amin")
+        owner, square, i, j, k = (v.index_select(0, kept) for v in (owner, square, i, j, k))
+        vertex = corner.index_select(0, owner) + ((i * padded + j) * padded + k).long()
+        best.scatter_reduce_(0, vertex, (square.view(torch.int32).long() << 32) | owner, "amin")
     return best
 
 
@@ -279,60 +282,62 @@ def _flood(free: Tensor, padded: int) -> Tensor:
 
 
 def _outer_half(
-    distance: Tensor, nearest: Tensor, outside: Tensor, triangles: Tensor, frames: Tensor, padded: int
+    squared: Tensor, nearest: Tensor, outside: Tensor, triangles: Tensor, frames: Tensor, padded: int
 ) -> Tensor:
     """[P^3] bool: vertices of the shell on the same side of the triangles as a flooded neighbour."""
-    shell = (distance <= SHELL).nonzero(as_tuple=True)[0]
+    shell = (squared <= SHELL * SHELL).nonzero(as_tuple=True)[0]
     reached = outside & (nearest != NO_TRIANGLE)
     result = torch.zeros_like(outside)
-    own = _from_surface(shell, nearest[shell].long(), triangles, frames, padded)
+    pairs = []
     for step in (padded * padded, -padded * padded, padded, -padded, 1, -1):
-        kept = reached[shell + step].nonzero(as_tuple=True)[0]
-        neighbour = shell[kept] + step
-        there = _from_surface(neighbour, nearest[neighbour].long(), triangles, frames, padded)
-        result[shell[kept[(own[kept] * there).sum(-1) > 0]]] = True
+        own = shell.index_select(0, reached.index_select(0, shell + step).nonzero(as_tuple=True)[0])
+        pairs.append(torch.stack([own, own + step]))
+    pairs = torch.cat(pairs, dim=1)
+    offset = _offsets(pairs.reshape(-1), nearest, triangles, frames, padded)
+    own, there = offset.reshape(2, -1, 3)
+    same = own[:, 0] * there[:, 0] + own[:, 1] * there[:, 1] + own[:, 2] * there[:, 2] > 0
+    result[pairs[0, same]] = True
     return result
 
 
-def _local(index: Tensor, number: Tensor, triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
-    """[U, 3] lattice vertices in the local axes of the given triangles."""
-    offset = _unflat(index, padded) - triangles[number, 0]
-    return (frames[number, :9].reshape(-1, 3, 3) * offset[:, None]).sum(-1)
+def _offsets(index: Tensor, nearest: Tensor, triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
+    """[U, 3] vectors from the surface to lattice vertices whose triangle is known."""
+    number = nearest.index_select(0, index)
+    position = _unflat(index, padded)
+    weight = _weights(position, number, triangles, frames)
+    return position - _blend(weight, triangles, number)
 
 
-def _weights(local: Tensor, frame: Tensor) -> Tensor:
-    """[U, 3] barycentric weights of the triangle's point nearest to `local` [U, 3]."""
-    x, y = local[:, 0], local[:, 1]
+def _blend(weight: Tensor, values: Tensor, number: Tensor) -> Tensor:
+    """[U, 3] corner values [T, 3, 3] of triangles `number` [U] under barycentric weights."""
+    picked = values.reshape(-1, 9).index_select(0, number)
+    parts = [picked[:, 3 * k : 3 * k + 3] * weight[:, k : k + 1] for k in range(3)]
+    return parts[0] + parts[1] + parts[2]
+
+
+def _weights(position: Tensor, number: Tensor, triangles: Tensor, frames: Tensor) -> Tensor:
+    """[U, 3] barycentric weights of the point of triangle `number` nearest to `position` [U, 3]."""
+    offset = position - triangles[:, 0].index_select(0, number)
+    frame = frames.index_select(0, number)
+    x = frame[:, 0] * offset[:, 0] + frame[:, 1] * offset[:, 1] + frame[:, 2] * offset[:, 2]
+    y = frame[:, 3] * offset[:, 0] + frame[:, 4] * offset[:, 1] + frame[:, 5] * offset[:, 2]
     bx, cx, cy = frame[:, 9], frame[:, 10], frame[:, 11]
     tiny = 1e-12
     ex, px = cx - bx, x - bx
     ab = (x / bx.clamp(min=tiny)).clamp(0, 1)
     ac = ((x * cx + y * cy) / (cx * cx + cy * cy).clamp(min=tiny)).clamp(0, 1)
     bc = ((px * ex + y * cy) / (ex * ex + cy * cy).clamp(min=tiny)).clamp(0, 1)
-    zero = torch.zeros_like(ab)
-    options = torch.stack(
-        [
-            torch.stack([1 - ab, ab, zero], -1),
-            torch.stack([1 - ac, zero, ac], -1),
-            torch.stack([zero, 1 - bc, bc], -1),
-        ],
-        dim=1,
-    )
-    point_x = options[..., 1] * bx[:, None] + options[..., 2] * cx[:, None]
-    point_y = options[..., 2] * cy[:, None]
-    pick = ((x[:, None] - point_x).square() + (y[:, None] - point_y).square()).argmin(1)
-    edge = options[torch.arange(pick.shape[0], device=pick.device), pick]
-    inside = (y >= 0) & (y * cx <= x * cy) & (px * cy <= y * ex) & (cy * bx > tiny)
     third = y / cy.clamp(min=tiny)
     second = (x - third * cx) / bx.clamp(min=tiny)
-    face = torch.stack([1 - second - third, second, third], -1)
-    return torch.where(inside[:, None], face, edge)
-
-
-def _from_surface(index: Tensor, number: Tensor, triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
-    """[U, 3] vectors from the nearest point of the given triangle to each lattice vertex."""
-    weight = _weights(_local(index, number, triangles, frames, padded), frames[number])
-    return _unflat(index, padded) - (weight[..., None] * triangles[number]).sum(1)
+    inside = (y >= 0) & (y * cx <= x * cy) & (px * cy <= y * ex) & (cy * bx > tiny)
+    # nearest of the three edges unless inside
+    on_ab = (x - ab * bx).square() + y.square()
+    on_ac = (x - ac * cx).square() + (y - ac * cy).square()
+    on_bc = (px - bc * ex).square() + (y - bc * cy).square()
+    use_ab, use_ac = (on_ab <= on_ac) & (on_ab <= on_bc), on_ac <= on_bc
+    second = torch.where(inside, second, torch.where(use_ab, ab, torch.where(use_ac, 0.0, 1 - bc)))
+    third = torch.where(inside, third, torch.where(use_ab, 0.0, torch.where(use_ac, ac, bc)))
+    return torch.stack([1 - second - third, second, third], dim=-1)
 
 
 def _crossed_voxels(negative: Tensor, resolution: int, fine: int) -> Tensor:
@@ -347,8 +352,9 @@ def _spread(nearest: Tensor, unknown: Tensor, padded: int, steps: int) -> None:
     """Give lattice vertices off the band the triangle of a neighbour, `steps` times along each axis in turn."""
     for _ in range(steps):
         for stride in (padded * padded, padded, 1):
-            own = nearest[unknown]
-            left, right = nearest[unknown - stride], nearest[unknown + stride]
+            own = nearest.index_select(0, unknown)
+            left = nearest.index_select(0, unknown - stride)
+            right = nearest.index_select(0, unknown + stride)
             found = torch.where(left == NO_TRIANGLE, right, left)
             nearest[unknown] = torch.where(own == NO_TRIANGLE, found, own)
 
@@ -357,8 +363,8 @@ def _measure(
     index: Tensor, number: Tensor, triangles: Tensor, colors: Tensor, frames: Tensor, padded: int
 ) -> tuple[Tensor, Tensor]:
     """Distance [U] in fine cells and colour [U, 3] of the nearest point on each vertex's triangle."""
-    number = number.long().clamp(min=0)
-    weight = _weights(_local(index, number, triangles, frames, padded), frames[number])
-    point = (weight[..., None] * triangles[number]).sum(1)
-    distance = (_unflat(index, padded) - point).norm(dim=-1)
-    return distance, (weight[..., None] * colors[number]).sum(1)
+    number = number.clamp(min=0)
+    position = _unflat(index, padded)
+    weight = _weights(position, number, triangles, frames)
+    distance = (position - _blend(weight, triangles, number)).square()
+    return (distance[:, 0] + distance[:, 1] + distance[:, 2]).sqrt(), _blend(weight, colors, number)
