@@ -79,7 +79,7 @@ def tree(b: Builder, r: np.random.Generator, o: Options) -> None:
 
 
 def pine(b: Builder, r: np.random.Generator, o: Options) -> None:
-    layers, trunk, width = int(r.integers(3, 6)), r.uniform(0.18, 0.4), r.uniform(0.38, 0.56)
+    layers, trunk, width = int(r.integers(3, 6)), r.uniform(0.26, 0.45), r.uniform(0.38, 0.56)
     step, sides, taper = r.uniform(0.24, 0.34), int(r.choice([8, 12, 18])), r.uniform(0.35, 0.5)
     bauble_turn = r.uniform(0, 360)
     radius = 0.075 * o.thick
@@ -88,9 +88,9 @@ def pine(b: Builder, r: np.random.Generator, o: Options) -> None:
         w = width * (1 - (1 - taper) * i / max(layers - 1, 1))
         z = trunk + i * step * (1 - 0.04 * i)
         h = step * 1.75
-        b.add(lathe([(0, z + 0.03), (w, z), (w * 0.5, z + h * 0.48), (0 if i == layers - 1 else 0.02, z + h)], sides))
+        b.add(lathe([(0, z + 0.03), (w, z), (w * 0.4, z + h * 0.46), (0 if i == layers - 1 else 0.02, z + h)], sides))
         if o.has("snow"):
-            b.add(lathe([(w * 0.54, z + h * 0.42), (w * 0.57, z + h * 0.45), (w * 0.4, z + h * 0.62),
+            b.add(lathe([(w * 0.68, z + h * 0.24), (w * 0.7, z + h * 0.27), (w * 0.43, z + h * 0.5),
                          (0.03, z + h * 1.03)], sides), paint="white")
         if o.has("baubles"):
             b.ring(sphere(0.055, 8), 5, at=(w * 0.86, 0, z + 0.05), start=bauble_turn + 36 * i, paint="accent")

@@ -144,6 +144,7 @@ def cake(b: Builder, r: np.random.Generator, o: Options) -> None:
     for k in range(levels):
         h = tall * (1 - 0.12 * k) * (1.25 if levels == 1 else 1)
         b.add(lathe([(rad, z), (rad, z + h - 0.04), (rad * 0.96, z + h), (0, z + h)], 26))
+        b.add(torus(rad * 0.99, 0.034, n=26, m=6), (0, 0, z + h * 0.45), paint="cream")
         if o.has("icing drips"):
             b.add(torus(rad * 0.98, 0.05, n=26, m=8), (0, 0, z + h - 0.01), paint="cream")
             for i in range(drips):
