@@ -129,24 +129,41 @@ def rope_table(
     return angle.cos().float().to(device), angle.sin().float().to(device)
 
 
-@lru_cache(maxsize=8)
-def tiled_rope(height: int, width: int, head_dim: int, heads: int, leading: int, device: torch.device):
-    """The table laid out for `rotate`: per channel, repeated for all heads, the sine signed."""
-    with torch.inference_mode(False):
-        cos, sin = rope_table(height, width, head_dim, leading, device)
-        cos = cos.repeat_interleave(2, dim=-1).repeat(1, heads)
-        sin = torch.stack([-sin, sin], dim=-1).flatten(1).repeat(1, heads)
-    return cos, sin
+class Rope(NamedTuple):
+    """The rotary table laid out for `rotate`, repeated for all heads.
 
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs of ``x [B, N, heads*head_dim]``; float32 inside, dtype kept.
-
-    cos, sin ``[N, heads*head_dim]``: per channel cosine, and sine with minus sign on the first of each pair.
+    cos ``[N, C]`` and sin ``[N, C]`` per channel, the sine negative on the first of each pair; phase ``[N, C/2]``
+    complex64 per pair.
     """
-    wide = x.float()
-    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
+
+    cos: Tensor
+    sin: Tensor
+    phase: Tensor
+
+    def narrow(self, channels: int) -> "Rope":
+        """The table of the first `channels` channels (fewer heads)."""
+        return Rope(self.cos[:, :channels], self.sin[:, :channels], self.phase[:, : channels // 2])
+
+
+@lru_cache(maxsize=8)
+def tiled_rope(
+    height: int, width: int, head_dim: int, heads: int, leading: int, device: torch.device
+) -> Rope:
+    """`rope_table` for ``heads * head_dim`` channels; kept, as every step of a run needs the same one."""
+    with torch.inference_mode(False):
+        cos, sin = (x.repeat(1, heads) for x in rope_table(height, width, head_dim, leading, device))
+        signed = torch.stack([-sin, sin], dim=-1).flatten(1)
+        return Rope(cos.repeat_interleave(2, dim=-1), signed, torch.complex(cos, sin))
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate adjacent channel pairs of ``x [B, N, C]``; float32 inside, dtype kept."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if x.device.type == "cpu":  # six times faster here; elsewhere compilers prefer real numbers
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * rope.phase)
+        return turned.flatten(-2).to(x.dtype)
+    swapped = pairs.flip(-1).flatten(-2)
+    return torch.addcmul(x.float() * rope.cos, swapped, rope.sin).to(x.dtype)
 
 
 class _Mlp(nn.Module):
@@ -200,14 +217,13 @@ class _Attention(nn.Module):
         if output:
             self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim, bias=False)])
 
-    def query(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        return self._heads(rotate(self.norm_q(self.to_q(x)), *rope), self.n_heads)
+    def query(self, x: Tensor, rope: Rope) -> Tensor:
+        return self._heads(rotate(self.norm_q(self.to_q(x)), rope), self.n_heads)
 
-    def key_value(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def key_value(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
         key = self.norm_k(self.to_k(x))
         if rope is not None:
-            width = key.shape[-1]
-            key = rotate(key, rope[0][:, :width], rope[1][:, :width])
+            key = rotate(key, rope.narrow(key.shape[-1]))
         key, value = self._heads(key, self.n_kv_heads), self._heads(self.to_v(x), self.n_kv_heads)
         group = self.n_heads // self.n_kv_heads
         if group > 1:  # repeated in place: 0, 0, .., 1, 1, ..
@@ -261,7 +277,7 @@ class _Block(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        rope: tuple[Tensor, Tensor],
+        rope: Rope,
         cross: tuple[Tensor, Tensor],
         key_mask: Tensor | None,
     ) -> Tensor:
@@ -353,8 +369,8 @@ class GridDiT(nn.Module):
         """The transformer layers, in order."""
         return list(self.model.layers)
 
-    def rope(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rotary cosines and signed sines ``[1 + R + H*W, dim]`` float32 in the layout of `rotate`."""
+    def rope(self, height: int, width: int, device: torch.device) -> Rope:
+        """The table of this network's heads for a grid, ``N = 1 + R + H*W``."""
         config = self.config
         leading = 1 + config.num_register_tokens
         return tiled_rope(height, width, config.head_dim, config.n_heads, leading, device)

@@ -133,7 +133,7 @@ def rope_time(golden: Golden) -> list[Row]:
         "rope_imag": imag,
         "rope_small_real": small[0],
         "rope_small_imag": small[1],
-        "rotate_y": rotate(x.flatten(2), *table).view_as(x),
+        "rotate_y": rotate(x.flatten(2), table).view_as(x),
         "sinusoid": timestep_embedding(t, 256),
         "time_mlp": time,
         "caption_tokens": cache.tokens,

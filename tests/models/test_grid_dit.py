@@ -180,7 +180,10 @@ def test_masked_tokens_have_no_influence(dit: GridDiT) -> None:
 @torch.no_grad()
 def test_rotation_keeps_lengths_and_leaves_leading_tokens() -> None:
     x = torch.randn(1, 5 + 12, 2 * 16)
-    turned = rotate(x, *tiled_rope(3, 4, 16, 2, 5, x.device))
+    rope = tiled_rope(3, 4, 16, 2, 5, x.device)
+    turned = rotate(x, rope)
+    pairs = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    torch.testing.assert_close(turned, x * rope.cos + pairs * rope.sin)  # the form used on other devices
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[:, :6], x[:, :6])  # class, registers, and patch (0, 0)
     cos, sin = rope_table(3, 4, 16)
