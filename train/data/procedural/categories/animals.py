@@ -136,8 +136,8 @@ def penguin(b: Builder, r: np.random.Generator, o: Options) -> None:
                  (0, tall * 1.75)], 20), scale=(1, 0.88, 1))
     hz = tall * 1.62 + head * 0.4
     b.add(sphere(head), (0, 0, hz))
-    b.add(ellipsoid(width * 0.6, width * 0.3, tall * 0.62), (0, -width * 0.67, z * 0.8), paint="white")
-    b.both(ellipsoid(head * 0.42, head * 0.3, head * 0.46, n=12), (head * 0.36, -head * 0.72, hz), paint="white")
+    b.add(ellipsoid(width * 0.52, width * 0.27, tall * 0.55), (0, -width * 0.69, z * 0.78), paint="white")
+    b.both(ellipsoid(head * 0.34, head * 0.28, head * 0.38, n=12), (head * 0.36, -head * 0.72, hz), paint="white")
     b.both(sphere(head * 0.14, 8), (head * 0.36, -head * 1.0, hz + head * 0.08), paint="black")
     b.add(cone(head * 0.27, head * 0.72, 10), (0, -head * 1.2, hz - head * 0.18), (90, 0, 0), scale=(1, 1, 0.95),
           paint="orange")
@@ -148,9 +148,9 @@ def penguin(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.add(torus(head * 0.98, 0.06, n=22, m=8), (0, 0, hz - head * 0.72), scale=(1, 0.95, 1), paint="accent")
         b.add(rounded_box(0.13, 0.08, 0.3, 0.03), (head * 0.45, -head * 1.12, hz - head * 1.25), paint="accent")
     if o.has("hat"):
-        b.add(hemisphere(head * 0.98), (0, 0, hz + head * 0.32), paint="accent")
-        b.add(torus(head * 0.95, 0.06, n=20, m=8), (0, 0, hz + head * 0.36), paint="white")
-        b.add(sphere(0.085, 10), (0, 0, hz + head * 1.35), paint="white")
+        b.add(hemisphere(head * 0.92, height=head * 0.72), (0, 0, hz + head * 0.42), paint="accent")
+        b.add(torus(head * 0.9, 0.045, n=20, m=8), (0, 0, hz + head * 0.44), paint="white")
+        b.add(sphere(0.07, 10), (0, 0, hz + head * 1.18), paint="white")
     if o.has("bow tie"):
         b.both(frustum(0.04, 0.11, 0.18, 8), (0.09, -head * 0.98, hz - head * 0.85), (0, 90, 0), paint="red")
 
