@@ -93,10 +93,11 @@ def cut_folds(faces: np.ndarray) -> np.ndarray:
 
 
 def separate_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell apart sheets that share an edge after a collapse, without moving the surface.
+    """Tell apart sheets that share an edge after a collapse.
 
     Where an edge belongs to more than two faces, the faces are paired around it, solid side to solid side, and
-    every pair but the first meets at a midpoint vertex of its own instead.
+    every pair but the first meets at a midpoint vertex of its own instead, pulled a little into its faces so
+    that readers that merge equal positions do not close the edge again.
 
     Returns:
         vertices and faces; edges whose faces do not balance in direction are left as they are.
@@ -120,7 +121,8 @@ def separate_sheets(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray
             touched |= {int(r) // 3 for r in rows}
             for pair in _pairs_around(vertices, faces, rows, runs_up)[1:]:
                 middle = len(vertices) + len(points)
-                points.append(vertices[edges[pair[0]]].mean(0))
+                apex = [faces[row // 3, (row % 3 + 2) % 3] for row in pair]
+                points.append(0.97 * vertices[edges[pair[0]]].mean(0) + 0.03 * vertices[apex].mean(0))
                 for row in pair:
                     face, k = divmod(int(row), 3)
                     half = faces[face].copy()
