@@ -104,7 +104,7 @@ def _lace(b: Builder, kind: str, radius: float, height: float, hoop: float, swel
 
 def drum(b: Builder, r: np.random.Generator, o: Options) -> None:
     radius, height, hoop = r.uniform(0.38, 0.46), r.uniform(0.62, 0.95), r.uniform(0.03, 0.038) * o.thick
-    zig, swell, sticks = int(r.integers(4, 7)), r.uniform(0.85, 1.0), r.uniform(12, 40)
+    zig, swell, sticks = int(r.integers(6, 9)), r.uniform(0.85, 1.0), r.uniform(12, 40)
     if o.kind == "bongo":
         radius, height = 0.26, 0.7
         for k, s in ((-1, 1.0), (1, 1.22)):
