@@ -295,7 +295,8 @@ def _outer_half(
     pairs = torch.cat(pairs, dim=1)
     offset = _offsets(pairs.reshape(-1), nearest, triangles, frames, padded)
     own, there = offset.reshape(2, -1, 3)
-    same = own[:, 0] * there[:, 0] + own[:, 1] * there[:, 1] + own[:, 2] * there[:, 2] > 0
+    # a right angle counts: in a valley the neighbour's nearest triangle may be the other slope
+    same = own[:, 0] * there[:, 0] + own[:, 1] * there[:, 1] + own[:, 2] * there[:, 2] > -1e-4
     result[pairs[0, same]] = True
     return result
 
