@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gap3d_app.models.token_grid import GridState, unpack_grid
 from gap3d_app.nn.embeddings import timestep_embedding
+from gap3d_app.nn.norms import RMSNorm
 
 TIME_CHANNELS = 256
 
@@ -251,7 +252,7 @@ class _ModulatedNorm(nn.Module):
     def __init__(self, config: GridDiTConfig):
         super().__init__()
         self.linear = nn.Linear(config.modulation_dim, 4 * config.dim)
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
 
 
 class _Block(nn.Module):
@@ -265,10 +266,10 @@ class _Block(nn.Module):
         self.attn2 = _Attention(config, output=True)
         self.feed_forward = _FeedForward(dim, config.ffn_dim)
         self.norm1 = _ModulatedNorm(config)
-        self.norm1_context = nn.RMSNorm(dim, eps=eps)
-        self.norm2 = nn.RMSNorm(dim, eps=eps)
-        self.ffn_norm1 = nn.RMSNorm(dim, eps=eps)
-        self.ffn_norm2 = nn.RMSNorm(dim, eps=eps)
+        self.norm1_context = RMSNorm(dim, eps=eps)
+        self.norm2 = RMSNorm(dim, eps=eps)
+        self.ffn_norm1 = RMSNorm(dim, eps=eps)
+        self.ffn_norm2 = RMSNorm(dim, eps=eps)
 
     def cross_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.attn2.key_value(self.norm1_context(tokens), None)

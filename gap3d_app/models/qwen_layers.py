@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gap3d_app.nn.norms import RMSNorm
+
 
 @dataclass
 class TextConfig:
@@ -103,8 +105,8 @@ class _DecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = _TextAttention(config)
         self.mlp = _GatedMlp(config.hidden_size, config.intermediate_size, bias=False)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
@@ -132,7 +134,7 @@ class TextDecoder(nn.Module):
         self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([_DecoderLayer(config) for _ in range(config.num_hidden_layers)])
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, inputs_embeds: Tensor) -> Tensor:
         """Embedded sequence ``[B, T, hidden]`` to final normed states of the same shape."""
@@ -180,8 +182,8 @@ class _VisionAttention(nn.Module):
 class _VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.norm1 = nn.RMSNorm(config.hidden_size, eps=1e-6)
-        self.norm2 = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.norm1 = RMSNorm(config.hidden_size, eps=1e-6)
+        self.norm2 = RMSNorm(config.hidden_size, eps=1e-6)
         self.attn = _VisionAttention(config)
         self.mlp = _GatedMlp(config.hidden_size, config.intermediate_size, bias=True)
 
@@ -194,7 +196,7 @@ class _PatchMerger(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         inner = config.hidden_size * config.spatial_merge_size**2
-        self.ln_q = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.ln_q = RMSNorm(config.hidden_size, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, config.out_hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:

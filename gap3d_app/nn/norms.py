@@ -50,6 +50,17 @@ class GroupNorm32(nn.GroupNorm):
         return super().forward(x.float()).to(x.dtype)
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMS norm over the last axis with a learned gain, in the gain's dtype.
+
+    Under autocast the input is narrower than the gain, and mixed dtypes would miss the fused kernel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(self.weight.dtype)
+        return F.rms_norm(wide, self.normalized_shape, self.weight, self.eps).to(x.dtype)
+
+
 class MultiHeadRMSNorm(nn.Module):
     """Scales every head's vector to length sqrt(D) times a learned gain (trellis.md section 2.6).
 
