@@ -86,9 +86,9 @@ def _write_stl(asset: Asset, path: Path) -> None:
 
 
 def _write_mp4(asset: Asset, path: Path) -> None:
-    from gap3d_app.render.turntable import save_turntable
+    from gap3d_app.render.turntable import save_mp4, turntable_frames
 
-    save_turntable(asset.mesh, path)
+    save_mp4(turntable_frames(asset.mesh), path)
 
 
 def _write_json(asset: Asset, path: Path) -> None:

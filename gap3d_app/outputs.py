@@ -65,6 +65,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise _unwritable(path, error) from error
+    except OutputError as error:  # a writer that knows only the temporary name
+        if isinstance(error.__cause__, OSError):
+            raise _unwritable(path, error.__cause__) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
