@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gap3d_app.models.gap3d_checkpoint import split_checkpoint
 from gap3d_app.models.gap3d_objective import Draws, GridObjective, time_index, train_schedule
-from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig, rope_table, rotate, tiled_rope
+from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.grid_sampling import grid_sampler, sample_grid
-from gap3d_app.models.image_encoder import ImageEncoder, ImageEncoderConfig, from_torch_hub
+from gap3d_app.models.image_encoder import ImageEncoder, from_torch_hub
 from gap3d_app.models.prompt_tokenizer import collate
 from gap3d_app.models.token_grid import (
     GridState,
@@ -27,9 +27,11 @@ from gap3d_app.models.token_grid import (
     split_canvas,
     unpack_grid,
 )
-from gap3d_app.models.vlm import PromptEncoder, PromptEncoderConfig
+from gap3d_app.models.vlm import PromptEncoder
 from gap3d_app.nn.embeddings import timestep_embedding
+from gap3d_app.nn.grid_rope import rope_table, rotate, tiled_rope
 from tests.conformance.gap3d_lists import check_gap3d_keys, check_prompts, check_tower_keys
+from tests.conformance.gap3d_networks import dit_of, encoder_of, tower_config, tower_of
 from tests.conformance.golden import Golden, Row, compare, compare_all
 from train.eval.alignment import AlignmentMetrics, grid_metrics
 
@@ -72,17 +74,6 @@ def state_of(values: Outputs, before: str = "", after: str = "") -> GridState:
 def named(state: GridState, before: str = "", after: str = "") -> Outputs:
     """Inverse of `state_of`."""
     return {f"{before}{name}{after}": value for name, value in zip(GridState._fields, state, strict=True)}
-
-
-def dit_of(weights: Outputs, constructor: dict[str, Any], partial: bool = False) -> GridDiT:
-    """The network with its weights; `partial` files hold only those that matter."""
-    model = GridDiT(GridDiTConfig(**constructor))
-    if partial:
-        unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
-        assert not unexpected, unexpected
-    else:
-        model.load_state_dict(weights)
-    return model.eval()
 
 
 def transformer(golden: Golden) -> list[Row]:
@@ -226,57 +217,6 @@ def objective_file(golden: Golden) -> list[Row]:
 def loss_weights(golden: Golden) -> dict[str, float]:
     """Weights that a file names for the loss."""
     return {f"{name}_weight": value for name, value in golden.meta.get("weights", {}).items()}
-
-
-def encoder_of(golden: Golden, max_length: int = 512) -> PromptEncoder:
-    """The tiny language model and vision tower of an end-to-end file."""
-    sizes, fixed = golden.meta["constructor"]["qwen"], golden.meta["constructor"]["qwen_fixed"]
-    text_names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    text = {name: sizes[name] for name in (*text_names, "num_attention_heads", "num_key_value_heads")}
-    text |= {"mrope_section": sizes["mrope"], "rope_theta": fixed["rope_theta"]}
-    vision = {"depth": sizes["vdepth"], "hidden_size": sizes["vhidden"], "intermediate_size": sizes["vinter"]}
-    vision |= {"num_heads": sizes["vheads"], "patch_size": sizes["vpatch"], "window_size": sizes["vwindow"]}
-    vision |= {"out_hidden_size": sizes["hidden_size"], **fixed["vision"]}
-    config = PromptEncoderConfig(
-        text_config=text | {"rms_norm_eps": fixed["rms_norm_eps"]},
-        vision_config=vision,
-        n_query=sizes["n_query"],
-        image_size=sizes["vpatch"] * vision["spatial_merge_size"],
-        model_max_length=max_length,
-        pad_token_id=sizes["pad"],
-        image_token_id=sizes["und"],
-        img_start_token_id=sizes["img_start"],
-        query_token_id=sizes["image"],
-    )
-    encoder = PromptEncoder(config)
-    state = split_checkpoint(golden.weights)["prompt_encoder"]
-    problems = encoder.load_state_dict(state, strict=False)
-    # Files without pictures leave the vision tower out.
-    missing = [key for key in problems.missing_keys if not key.startswith("visual.")]
-    assert not missing and not problems.unexpected_keys, (missing, problems.unexpected_keys)
-    return encoder.eval()
-
-
-def tower_of(golden: Golden) -> ImageEncoder:
-    """The image encoder of an end-to-end file."""
-    sizes = golden.meta["constructor"]["dino"]
-    tower = ImageEncoder(tower_config(sizes, sizes["ln_eps"]))
-    tower.load_state_dict(split_checkpoint(golden.weights)["image_encoder"])
-    return tower.eval()
-
-
-def tower_config(sizes: dict[str, Any], eps: float) -> ImageEncoderConfig:
-    """torch.hub's constructor names to ours."""
-    return ImageEncoderConfig(
-        hidden_size=sizes["embed_dim"],
-        num_hidden_layers=sizes["depth"],
-        num_attention_heads=sizes["num_heads"],
-        mlp_ratio=sizes["mlp_ratio"],
-        image_size=sizes["img_size"],
-        patch_size=sizes["patch_size"],
-        num_register_tokens=sizes["num_register_tokens"],
-        layer_norm_eps=eps,
-    )
 
 
 def cond_path(golden: Golden) -> list[Row]:

@@ -9,9 +9,10 @@ import torch
 
 from gap3d_app.models.checkpoint import build_model, load_model, read_config, save_model
 from gap3d_app.models.gap3d_objective import GridObjective, train_schedule
-from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig, rope_table, rotate, tiled_rope
+from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
 from gap3d_app.models.grid_sampling import draw_grid_noise, generate_grid, grid_sampler, sample_grid
 from gap3d_app.models.token_grid import GridState, grid_canvas, pack_grid, split_canvas, unpack_grid
+from gap3d_app.nn.grid_rope import rope_table, rotate, tiled_rope
 from tests.conformance import gap3d
 from tests.conformance import golden as gold
 from tests.conformance.__main__ import main

@@ -1,0 +1,62 @@
+"""The two-dimensional rotary code of the GridDiT (gap3d.md section 3.4)."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def rope_table(
+    height: int, width: int, head_dim: int, leading: int = 5, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine ``[leading + height*width, head_dim/2]`` float32 of the 2-D rotary code (spec 3.4).
+
+    Channel pair 2k turns by row * f_k, pair 2k + 1 by column * f_k, with f_k = 10000^(-2k / (head_dim/2)) and
+    k < head_dim/4. The leading class and register tokens do not turn.
+    """
+    half = head_dim // 2
+    frequency = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    row = torch.arange(height, dtype=torch.float64)[:, None, None] * frequency
+    column = torch.arange(width, dtype=torch.float64)[None, :, None] * frequency
+    shape = (height, width, half // 2)
+    angle = torch.stack([row.expand(shape), column.expand(shape)], dim=-1).reshape(height * width, half)
+    angle = torch.cat([angle.new_zeros(leading, half), angle])
+    return angle.cos().float().to(device), angle.sin().float().to(device)
+
+
+class Rope(NamedTuple):
+    """The rotary table laid out for `rotate`, repeated for all heads.
+
+    cos ``[N, C]`` and sin ``[N, C]`` per channel, the sine negative on the first of each pair; phase ``[N, C/2]``
+    complex64 per pair.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    phase: Tensor
+
+    def narrow(self, channels: int) -> "Rope":
+        """The table of the first `channels` channels (fewer heads)."""
+        return Rope(self.cos[:, :channels], self.sin[:, :channels], self.phase[:, : channels // 2])
+
+
+@lru_cache(maxsize=8)
+def tiled_rope(
+    height: int, width: int, head_dim: int, heads: int, leading: int, device: torch.device
+) -> Rope:
+    """`rope_table` for ``heads * head_dim`` channels; kept, as every step of a run needs the same one."""
+    with torch.inference_mode(False):
+        cos, sin = (x.repeat(1, heads) for x in rope_table(height, width, head_dim, leading, device))
+        signed = torch.stack([-sin, sin], dim=-1).flatten(1)
+        return Rope(cos.repeat_interleave(2, dim=-1), signed, torch.complex(cos, sin))
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate adjacent channel pairs of ``x [B, N, C]``; float32 inside, dtype kept."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if x.device.type == "cpu":  # six times faster here; elsewhere compilers prefer real numbers
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * rope.phase)
+        return turned.flatten(-2).to(x.dtype)
+    swapped = pairs.flip(-1).flatten(-2)
+    return torch.addcmul(x.float() * rope.cos, swapped, rope.sin).to(x.dtype)
