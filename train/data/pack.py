@@ -52,16 +52,10 @@ def chunk_specs(job: Job) -> tuple[list, list[dict]]:
         return [sample_spec(job.seed, i, job.split) for i in range(job.first, job.first + job.count)], []
     specs, pairs = [], []
     for i in range(job.first, job.first + job.count):
-        edit = sample_edit(job.seed, i, job.split)
-        pairs.append(
-            {
-                "source": len(specs),
-                "target": len(specs) + 1,
-                "instructions": list(edit.instructions),
-                "changed": edit.changed,
-            }
-        )
-        specs += [edit.source, edit.target]
+        source, target, instruction, changed = sample_edit(job.seed, i, job.split)
+        index = {"source": len(specs), "target": len(specs) + 1}
+        pairs.append({**index, "instruction": instruction, "changed": changed})
+        specs += [source, target]
     return specs, pairs
 
 

@@ -35,23 +35,19 @@ def pad_rows(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 class PromptBank:
     """Prompts of a data set.
 
-    captions: rows `asset * per_asset + k`; edits: rows `pair * per_pair + k`; unchanged: one row per phrase;
+    captions: rows `asset * per_asset + k`; edits: one row per pair; unchanged: one row per phrase;
     descriptions: one row per asset.
     """
 
-    def __init__(self, data: PackedAssets, tokenizer: PromptTokenizer, per_asset: int = 4, per_pair: int = 3):
+    def __init__(self, data: PackedAssets, tokenizer: PromptTokenizer, per_asset: int = 6):
         self.tokenizer, self.config = tokenizer, tokenizer.config
-        self.per_asset, self.per_pair = per_asset, per_pair
+        self.per_asset = per_asset
         self.device = data.device
         pad = self.config.pad_token_id
         self._cache: dict[tuple[str, bool], list[int]] = {}
         captions = [self._ids(c[k % len(c)], False) for c in data.captions for k in range(per_asset)]
         self.captions = self._to_device(pad_rows(captions, pad))
-        edits = [
-            self._ids(p["instructions"][k % len(p["instructions"])], True)
-            for p in data.pairs
-            for k in range(per_pair)
-        ]
+        edits = [self._ids(p["instruction"], True) for p in data.pairs]
         self.edits = self._to_device(pad_rows(edits or [[pad]], pad))
         self.unchanged = self._to_device(pad_rows([self._ids(t, True) for t in UNCHANGED], pad))
         answers = [tokenizer.ids([describe(s), Special(IM_END)]) for s in data.specs]
@@ -79,8 +75,7 @@ class PromptBank:
             asset = row // self.per_asset
             return self.captions[0][row], self.captions[1][row], asset, asset
         if kind == "edit":
-            row = pick(len(self.edits[0]))
-            pair = row // self.per_pair
+            pair = row = pick(len(self.edits[0]))
             return self.edits[0][row], self.edits[1][row], self.pair_source[pair], self.pair_target[pair]
         row, asset = pick(len(self.unchanged[0])), pick(len(self.descriptions[0]))
         return self.unchanged[0][row], self.unchanged[1][row], asset, asset
@@ -125,5 +120,5 @@ def tokenizer_texts(data: PackedAssets) -> Iterable[str]:
         yield from captions
         yield describe(spec)
     for pair in data.pairs:
-        yield from pair["instructions"]
+        yield pair["instruction"]
     yield from UNCHANGED
