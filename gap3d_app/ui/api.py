@@ -1,0 +1,94 @@
+"""The one documented endpoint, /generate, that gradio_client and plain HTTP call.
+
+Its parameters are made from the settings schema; its handler is a generator that yields once per sampler step, so
+that a cancelled job stops there and frees its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import gradio as gr
+
+from gap3d_app.background import METHODS
+from gap3d_app.errors import Gap3DError
+from gap3d_app.settings import Settings, Spec
+from gap3d_app.ui import fields, runs, texts
+from gap3d_app.ui.loading import Loader
+from gap3d_app.ui.workdir import WorkDir
+
+DESCRIPTION = """Make a textured 3D model from a prompt, a picture, or both.
+
+Returns the GLB file and the recipe (prompt, settings, seeds, versions) from which it can be made again. Parameters
+that are null take the preset's value.
+"""
+
+_REQUIRED = ("preset", "seed", "blend")  # shown with their defaults; the others stay null for the preset's value
+
+
+def add_endpoint(loader: Loader, work: WorkDir, **event: Any) -> None:
+    """Add /generate to the Blocks that are being built.
+
+    Args:
+        loader, work: as for the page.
+        **event: further arguments of the event, such as the concurrency id it shares with the page.
+    """
+    specs = {name: spec for name, spec in Settings.specs().items() if name != "formats"}
+    inputs = [
+        fields.Text(value="", label="Prompt", visible=False),
+        fields.Picture(label="Picture", visible=False, type="filepath"),
+        fields.Dropdown(choices=list(METHODS), value="auto", label="Background removal", visible=False),
+        *[_hidden(spec) for spec in specs.values()],
+    ]
+    outputs = [gr.File(label="GLB", visible=False), gr.JSON(label="Recipe", visible=False)]
+    door = gr.Button("API", visible=False)
+    door.click(
+        _endpoint(loader, work, specs), inputs, outputs, api_name="generate", api_description=DESCRIPTION,
+        api_visibility="public", show_progress="hidden", **event,
+    )
+
+
+def _hidden(spec: Spec) -> Any:
+    value = spec.default if spec.name in _REQUIRED else None
+    label = f"{spec.label}: {spec.help} {spec.allowed.capitalize()}"
+    if spec.kind == "choice":
+        return fields.Dropdown(choices=list(spec.choices), value=value, label=label, visible=False)
+    return fields.Number(value=value, label=label, visible=False)
+
+
+def _endpoint(loader: Loader, work: WorkDir, specs: dict[str, Spec]) -> Callable[..., Iterator[tuple]]:
+    def generate(*values: Any) -> Iterator[tuple]:
+        prompt, image, background, *rest = values
+        try:
+            for _ in runs.wait_for_pipeline(loader):
+                yield gr.skip(), gr.skip()
+            request = runs.Request(prompt, image, background, dict(zip(specs, rest, strict=True)))
+            with closing(runs.run(loader.pipeline, work, request, ("glb",))) as events:
+                for event in events:
+                    if isinstance(event, runs.Result):
+                        yield str(event.glb), event.recipe
+                    else:
+                        yield gr.skip(), gr.skip()
+        except Gap3DError as error:
+            raise gr.Error(str(error), title=texts.ERROR_TITLE, print_exception=False) from error
+        except gr.Error:
+            raise
+        except Exception as error:
+            message = runs.unexpected(error)
+            raise gr.Error(message, title=texts.ERROR_TITLE, print_exception=False) from error
+
+    types = {"int": int, "float": float, "choice": str}
+    parameter, kind = inspect.Parameter, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        parameter("prompt", kind, default="", annotation=str),
+        parameter("image", kind, default=None, annotation=str),
+        parameter("background", kind, default="auto", annotation=str),
+        *[parameter(name, kind, default=spec.default if name in _REQUIRED else None, annotation=types[spec.kind])
+          for name, spec in specs.items()],
+    ]
+    # Gradio takes the names of an endpoint's parameters from the function's signature.
+    generate.__signature__ = inspect.Signature(parameters)
+    return generate

@@ -1,0 +1,189 @@
+"""What happens when something on the page is used."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from gap3d_app.background import cut_out, on_checkerboard
+from gap3d_app.errors import Gap3DError, InputError
+from gap3d_app.prompt import clean_text, open_image
+from gap3d_app.settings import SEED_MAX, Settings
+from gap3d_app.ui import runs, texts
+from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
+
+if TYPE_CHECKING:
+    from gap3d_app.pipeline import StageEvent
+    from gap3d_app.ui.loading import Loader
+    from gap3d_app.ui.page import Parts
+    from gap3d_app.ui.workdir import WorkDir
+
+CUT_OUT_SIDE = 320
+FORMATS = ("glb", "ply")
+
+
+class Handlers:
+    """The page's event handlers; every value that a person has stays in the page, files in the work folder."""
+
+    def __init__(self, loader: Loader, work: WorkDir, parts: Parts) -> None:
+        self.loader, self.work, self.parts = loader, work, parts
+
+    # Inputs of check and generate, in the order of Parts.inputs.
+
+    def check(self, prompt: Any, picture: Any, background: Any, randomise: Any, *values: Any) -> list[dict]:
+        """Validate before the run takes a place in the queue; messages appear under their fields."""
+        first = _verdict(lambda: _require_something(prompt, picture))
+        checks = [gr.validate(True, ""), gr.validate(True, ""), gr.validate(True, "")]
+        specs = Settings.specs()
+        for name, value in zip(self.parts.settings, values, strict=True):
+            allowed = value is None or (name == "seed" and randomise)
+            checks.append(gr.validate(True, "") if allowed else _verdict(lambda n=name, v=value: specs[n].check(v)))
+        return [first, *checks]
+
+    def generate(self, *values: Any) -> Iterator[dict]:
+        """Run and stream; yields once per sampler step, so that Cancel ends it there."""
+        progress = Progress()
+        try:
+            with closing(self._generate(progress, *values)) as updates:
+                yield from updates
+        except (Gap3DError, gr.Error) as error:
+            message = str(getattr(error, "message", error))
+        except Exception as error:  # the page must stay usable whatever happened
+            message = runs.unexpected(error)
+        else:
+            return
+        progress.end("failed", f"{texts.FAILED}: {message}")
+        yield {self.parts.status: progress.html()}
+        # Toasts render HTML, and messages may quote what a person typed.
+        raise gr.Error(escape(message), title=texts.ERROR_TITLE, print_exception=False)
+
+    def _generate(
+        self, progress: Progress, prompt: Any, picture: Any, background: Any, randomise: Any, *values: Any
+    ) -> Iterator[dict]:
+        parts = self.parts
+        settings = dict(zip(parts.settings, values, strict=True))
+        if randomise:
+            settings["seed"] = secrets.randbelow(SEED_MAX + 1)
+        pictures: dict[str, str] = {}
+        progress.state, progress.line = "running", texts.STAGES["prompt"]
+        yield {
+            parts.status: progress.html(), parts.tiles: tiles_html(pictures), parts.seed: settings["seed"],
+            parts.viewer: None, parts.result: None, parts.turntable: gr.update(interactive=False),
+            **{button: gr.update(value=None, interactive=False) for button in (parts.glb, parts.ply, parts.recipe)},
+        }
+        for seconds in runs.wait_for_pipeline(self.loader):
+            progress.state, progress.line = "loading", f"{texts.LOADING} ({seconds:.0f} s)"
+            yield {parts.status: progress.html()}
+        request = runs.Request(prompt, picture, background, settings)
+        with closing(runs.run(self.loader.pipeline, self.work, request, FORMATS)) as events:
+            for event in events:
+                if isinstance(event, Settings):
+                    progress.begin(event)
+                elif isinstance(event, runs.Result):
+                    result = event
+                    break
+                else:
+                    progress.observe(event)
+                    if event.done and event.preview is not None:
+                        tile = _tile(event)
+                        if tile:
+                            pictures[tile[0]] = tile[1]
+                            yield {parts.status: progress.html(), parts.tiles: tiles_html(pictures)}
+                            continue
+                yield {parts.status: progress.html()}
+        progress.seconds = result.seconds
+        progress.end("done", texts.DONE.format(seconds=sum(result.seconds.values())))
+        for warning in result.warnings:
+            gr.Warning(escape(warning))
+        yield {parts.status: progress.html(), parts.result: result.key}
+
+    def show(self, key: str | None) -> dict:
+        """Put a finished run's files on the page.
+
+        A handler of its own: gr.Model3D does not draw a model that comes in the last message of a generator.
+        """
+        parts, folder = self.parts, self.work.result(key)
+        if folder is None:
+            return {parts.viewer: None}
+        glb = next(folder.glob("*.glb"))
+        files = {parts.glb: glb, parts.ply: glb.with_suffix(".ply"), parts.recipe: glb.with_suffix(".json")}
+        return {
+            parts.viewer: str(glb), parts.turntable: gr.update(interactive=True),
+            **{button: gr.update(value=str(path), interactive=True) for button, path in files.items()},
+        }
+
+    def cancelled(self) -> str:
+        """Show that the run is over; gradio has closed the generator by its `cancels`."""
+        progress = Progress()
+        progress.end("cancelled", texts.CANCELLED)
+        return progress.html()
+
+    def cut_out(self, picture: Any, background: Any) -> dict:
+        """Show what will be taken from a picture before anybody runs anything."""
+        parts = self.parts
+        if picture is None:
+            return {parts.cut_out: cut_out_html(None, texts.CUT_OUT_EMPTY)}
+        try:
+            cut = cut_out(open_image(picture), background or "auto")
+        except Gap3DError as error:
+            return {parts.cut_out: cut_out_html(None, str(error))}
+        except Exception as error:
+            return {parts.cut_out: cut_out_html(None, runs.unexpected(error))}
+        small = cut.rgba.copy()
+        small.thumbnail((CUT_OUT_SIDE, CUT_OUT_SIDE))
+        from gap3d_app.ui.pictures import data_uri
+
+        address = data_uri(on_checkerboard(small))
+        return {parts.cut_out: cut_out_html(address, texts.METHOD_FOUND[cut.method], cut.warning)}
+
+    def turntable(self, key: str | None) -> Iterator[dict]:
+        """Render the turntable of the shown result and hand it to the hidden download button."""
+        parts = self.parts
+        folder = self.work.result(key)
+        if folder is None:
+            raise gr.Error(texts.TURNTABLE_GONE, title=texts.ERROR_TITLE, print_exception=False)
+        message = path = None
+        try:
+            for share, path in runs.turntable(folder):
+                words = texts.TURNTABLE_MAKING.format(percent=round(100 * share))
+                yield {parts.turntable: gr.update(value=words, interactive=False)}
+        except Gap3DError as error:
+            message = str(error)
+        except Exception as error:
+            message = runs.unexpected(error)
+        again = gr.update(value=texts.TURNTABLE, interactive=True)
+        if message is not None:
+            yield {parts.turntable: again}
+            raise gr.Error(escape(message), title=texts.ERROR_TITLE, print_exception=False)
+        yield {parts.turntable: again, parts.turntable_file: str(path)}
+
+
+def _require_something(prompt: Any, picture: Any) -> None:
+    if not clean_text(prompt) and picture is None:
+        raise InputError(texts.NOTHING_GIVEN)
+
+
+def _verdict(check: Any) -> dict:
+    try:
+        check()
+    except Gap3DError as error:
+        return gr.validate(False, str(error))
+    return gr.validate(True, "")
+
+
+def _tile(event: StageEvent) -> tuple[str, str] | None:
+    """Tile name and picture of what a stage made, if it has one."""
+    from gap3d_app.ui import pictures
+
+    if event.stage == "grid":
+        return "grid", pictures.data_uri(pictures.grid_picture(event.preview))
+    if event.stage == "structure":
+        return "structure", pictures.data_uri(pictures.voxel_picture(event.preview))
+    if event.stage in ("decode", "mesh"):  # the Gaussians, then the mesh without its colours
+        return "surface", pictures.data_uri(pictures.surface_picture(event.preview))
+    return None

@@ -1,0 +1,228 @@
+"""The page's layout and which event calls which handler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gap3d_app.background import METHODS, u2net_file
+from gap3d_app.pipeline import Gap3DPipeline
+from gap3d_app.settings import Settings
+from gap3d_app.ui import api, fields, texts
+from gap3d_app.ui.events import Handlers
+from gap3d_app.ui.loading import Loader
+from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
+from gap3d_app.ui.workdir import WorkDir
+
+MAX_WAITING = 16
+"""Requests that may wait for the model; further ones are told that the queue is full."""
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
+
+# The browser alone decides these two, so that typing costs no round trip.
+_SHOW_BLEND = (
+    "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
+)
+_ENABLE = "() => ({__type__: 'update', interactive: true})"
+_DISABLE = "() => ({__type__: 'update', interactive: false})"
+_DOWNLOAD = (
+    "() => { setTimeout(() => document.querySelector('a#turntable-file, #turntable-file a, #turntable-file')"
+    "?.click(), 300); }"
+)
+
+
+@dataclass
+class Parts:
+    """Components that handlers read or fill; see `build_page` for where they stand."""
+
+    prompt: Any = None
+    picture: Any = None
+    background: Any = None
+    cut_out: Any = None
+    blend: Any = None
+    preset: Any = None
+    seed: Any = None
+    randomise: Any = None
+    advanced: dict[str, Any] | None = None
+    generate: Any = None
+    cancel: Any = None
+    viewer: Any = None
+    status: Any = None
+    tiles: Any = None
+    glb: Any = None
+    ply: Any = None
+    recipe: Any = None
+    turntable: Any = None
+    turntable_file: Any = None
+    result: Any = None
+
+    @property
+    def settings(self) -> list[str]:
+        """Names of the settings among the inputs, in their order."""
+        return ["preset", "seed", "blend", *self.advanced]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Inputs of a run in the order that `Handlers.generate` expects."""
+        return [self.prompt, self.picture, self.background, self.randomise, self.preset, self.seed, self.blend,
+                *self.advanced.values()]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """Everything that a run may change."""
+        return [self.status, self.tiles, self.viewer, self.seed, self.result, *self.downloads]
+
+    @property
+    def downloads(self) -> list[Any]:
+        """The buttons below the viewer."""
+        return [self.glb, self.ply, self.recipe, self.turntable]
+
+
+def build_page(
+    load: Callable[[], Gap3DPipeline], work: WorkDir | None = None, *, max_waiting: int = MAX_WAITING
+) -> gr.Blocks:
+    """The page, ready for `server.launch_page`; the pipeline begins to load in the background.
+
+    Sets GRADIO_TEMP_DIR, so that uploads lie in the work folder.
+
+    Args:
+        load: returns the pipeline; called once in a thread, again after a failure.
+        work: where uploads and results go; None makes a temporary folder.
+        max_waiting: requests that may wait in the queue.
+    """
+    work = work or WorkDir()
+    os.environ["GRADIO_TEMP_DIR"] = str(work.uploads)
+    loader = Loader(load)
+    loader.start()
+    age = int(work.max_age_s)
+    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(600, age), fill_width=True) as page:
+        gr.HTML(f'<header class="g-head"><h1>{texts.TITLE}</h1><p>{texts.TAGLINE}</p></header>')
+        parts = Parts()
+        with gr.Row(elem_classes="g-page"):
+            with gr.Column(scale=5, min_width=300, elem_classes="g-composer"):
+                _composer(parts)
+            with gr.Column(scale=7, min_width=300, elem_classes="g-result"):
+                _result(parts)
+        gr.HTML(f'<footer class="g-foot"><p>{texts.PRIVACY}</p></footer>')
+        _wire(parts, Handlers(loader, work, parts))
+        api.add_endpoint(loader, work, **MODEL)
+    page.queue(api_open=False, max_size=max_waiting)
+    page.work = work
+    return page
+
+
+def _composer(parts: Parts) -> None:
+    specs = Settings.specs()
+    parts.prompt = fields.Text(
+        label=texts.PROMPT_LABEL, placeholder=texts.PROMPT_PLACEHOLDER, lines=2, max_lines=6, elem_id="prompt",
+        autofocus=True, submit_btn=False,
+    )
+    prompts, pictures = _example_prompts(), sorted(EXAMPLES.glob("*.png"))
+    if prompts:
+        gr.Examples(prompts, parts.prompt, label=texts.EXAMPLE_PROMPTS_LABEL, elem_id="example-prompts",
+                    api_visibility="private", examples_per_page=8)
+    with gr.Row(elem_classes="g-pictures", equal_height=True):
+        parts.picture = fields.Picture(
+            label=texts.PICTURE_LABEL, type="filepath", sources=["upload"], height=190,
+            elem_id="picture", buttons=[], min_width=130,
+        )
+        with gr.Column(min_width=130):
+            parts.cut_out = gr.HTML(cut_out_html(None, texts.CUT_OUT_EMPTY), elem_id="cut-out")
+    methods = [(texts.METHODS[name], name) for name in METHODS if name != "u2net" or u2net_file()]
+    parts.background = fields.Dropdown(methods, value="auto", label=texts.METHOD_LABEL, visible=False,
+                                       elem_id="background")
+    if pictures:
+        gr.Examples([str(path) for path in pictures], parts.picture, label=texts.EXAMPLE_PICTURES_LABEL,
+                    elem_id="example-pictures", api_visibility="private", examples_per_page=8)
+    blend = specs["blend"]
+    parts.blend = fields.Slider(
+        blend.minimum, blend.maximum, blend.default, step=blend.step, label=texts.BLEND_LABEL, info=blend.help,
+        visible=False, elem_id="blend",
+    )
+    with gr.Row(elem_classes="g-run"):
+        preset, seed = specs["preset"], specs["seed"]
+        parts.preset = fields.Radio(
+            [(name.capitalize(), name) for name in preset.choices], value=preset.default, label=preset.label,
+            elem_id="preset", min_width=170,
+        )
+        with gr.Column(min_width=170, elem_classes="g-seed"):
+            parts.seed = fields.Number(value=seed.default, label=seed.label, elem_id="seed", step=1)
+            parts.randomise = fields.Checkbox(value=True, label=texts.RANDOMISE, container=False,
+                                              elem_id="randomise")
+    with gr.Row(elem_classes="g-buttons"):
+        parts.generate = gr.Button(texts.GENERATE, variant="primary", elem_id="generate", scale=3, min_width=140)
+        parts.cancel = gr.Button(texts.CANCEL, interactive=False, elem_id="cancel", scale=1, min_width=90)
+    with gr.Accordion(texts.ADVANCED, open=False, elem_id="advanced"):
+        advanced = {name: spec for name, spec in specs.items() if spec.group in ("sampling", "export")
+                    and spec.kind != "multi"}
+        parts.advanced = {}
+        names = list(advanced)
+        for first in range(0, len(names), 2):
+            with gr.Row():
+                for name in names[first : first + 2]:
+                    parts.advanced[name] = fields.control(advanced[name], min_width=130)
+
+
+def _result(parts: Parts) -> None:
+    parts.viewer = gr.Model3D(
+        label=texts.VIEWER_LABEL, elem_id="viewer", height=440, clear_color=(0, 0, 0, 0),
+        camera_position=(60, 75, None), interactive=False,
+    )
+    with gr.Row(elem_classes="g-downloads"):
+        def button(label: str, name: str, **kwargs: Any) -> Any:
+            return gr.DownloadButton(label, interactive=False, size="md", elem_id=name, min_width=120, **kwargs)
+
+        parts.glb = button(texts.GLB, "download-glb", variant="primary")
+        parts.ply = button(texts.PLY, "download-ply")
+        parts.turntable = gr.Button(texts.TURNTABLE, interactive=False, size="md", elem_id="turntable", min_width=120)
+        parts.recipe = button(texts.RECIPE, "download-recipe")
+    parts.turntable_file = gr.DownloadButton(visible="hidden", elem_id="turntable-file")
+    parts.status = gr.HTML(Progress().html(), elem_id="status")
+    parts.tiles = gr.HTML(tiles_html({}), elem_id="tiles")
+    parts.result = gr.State(None)
+
+
+def _wire(parts: Parts, handlers: Handlers) -> None:
+    start = dict(
+        fn=handlers.generate, inputs=parts.inputs, outputs=parts.outputs, validator=handlers.check,
+        api_name="page_generate", api_visibility="private", show_progress="minimal", show_progress_on=parts.status,
+        trigger_mode="once", **MODEL,
+    )
+    run = parts.generate.click(**start)
+    # A waiting run can be cancelled too, so the button must not wait for the run's first step.
+    parts.generate.click(None, None, parts.cancel, js=_ENABLE, **HIDDEN)
+    run.then(None, None, parts.cancel, js=_DISABLE, **HIDDEN)
+    run.success(
+        handlers.show, parts.result, [parts.viewer, *parts.downloads], api_name="page_show", queue=False, **HIDDEN
+    )
+    stop = parts.cancel.click(
+        handlers.cancelled, None, parts.status, cancels=run, queue=False, api_name="page_cancel", **HIDDEN
+    )
+    stop.then(None, None, parts.cancel, js=_DISABLE, **HIDDEN)
+    for change in (parts.prompt.change, parts.picture.change):
+        change(None, [parts.prompt, parts.picture], parts.blend, js=_SHOW_BLEND, **HIDDEN)
+    parts.picture.change(
+        None, parts.picture, parts.background, **HIDDEN,
+        js="(picture) => ({__type__: 'update', visible: Boolean(picture)})",
+    )
+    for number, change in enumerate((parts.picture.change, parts.background.input)):
+        change(
+            handlers.cut_out, [parts.picture, parts.background], parts.cut_out, api_name=f"page_cut_out_{number}",
+            concurrency_id="cut-out", concurrency_limit=2, trigger_mode="always_last", **HIDDEN,
+        )
+    parts.turntable.click(
+        handlers.turntable, parts.result, [parts.turntable, parts.turntable_file], api_name="page_turntable",
+        concurrency_id="turntable", concurrency_limit=1, **HIDDEN,
+    ).success(None, None, None, js=_DOWNLOAD, **HIDDEN)
+
+
+def _example_prompts() -> list[str]:
+    path = EXAMPLES / "prompts.txt"
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()] if path.is_file() else []

@@ -1,0 +1,109 @@
+"""Starting the page: what is switched off, where it listens, and what every answer carries."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gap3d_app.errors import InputError
+from gap3d_app.prompt import MAX_FILE_BYTES
+from gap3d_app.ui import texts
+from gap3d_app.ui.page import build_page
+from gap3d_app.ui.theme import STYLE, theme
+from gap3d_app.ui.workdir import WorkDir
+
+
+def launch(host: str | None = None, port: int | None = None, weights: str = "gap3d-mini") -> None:
+    """Serve the page until the process is stopped.
+
+    Args:
+        host: address to listen on; None means 127.0.0.1, on a Hugging Face Space all addresses.
+        port: port; None means 7860.
+        weights: name of embedded weights, or a folder.
+
+    Raises:
+        InputError: GRADIO_VIBE_MODE is set, or the port is taken.
+    """
+    refuse_vibe_mode()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    def load() -> Any:
+        from gap3d_app.pipeline import Gap3DPipeline
+
+        return Gap3DPipeline.from_pretrained(weights).preload()
+
+    everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or everywhere
+    port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    try:
+        launch_page(build_page(load), host, port)
+    except OSError as error:
+        raise InputError(f"The page cannot listen on {host}:{port} ({error}); choose another port.") from error
+
+
+def launch_page(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, *, block: bool = True) -> str:
+    """Serve a page made by `build_page`; returns its local address (at once with block=False)."""
+    refuse_vibe_mode()
+    # Gradio asks its own address whether it is up; a proxy must not get that request.
+    if not os.environ.get("no_proxy") and not os.environ.get("NO_PROXY"):
+        os.environ["no_proxy"] = "localhost,127.0.0.1,0.0.0.0"
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, prevent_thread_lock=True, share=False, ssr_mode=False,
+        enable_monitoring=False, mcp_server=False, run_history=False, pwa=False, show_error=False, inbrowser=False,
+        max_file_size=MAX_FILE_BYTES, footer_links=["api", "settings"], theme=theme(), css=STYLE,
+        favicon_path=str(Path(__file__).with_name("favicon.png")),
+        app_kwargs={"middleware": [_middleware(page.work)]}, quiet=True,
+    )
+    if block:
+        print(texts.LISTENING.format(address=address), flush=True)
+        page.block_thread()
+    return address
+
+
+def refuse_vibe_mode() -> None:
+    """Gradio's vibe mode lets visitors run code on this machine."""
+    if os.environ.get("GRADIO_VIBE_MODE"):
+        raise InputError(texts.VIBE_MODE)
+
+
+class Guard:
+    """ASGI middleware: security headers, and the quota before every upload."""
+
+    def __init__(self, app: Any, work: WorkDir) -> None:
+        self.app, self.work = app, work
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on; see the class."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["path"].rstrip("/").endswith("/upload"):
+            from anyio import to_thread
+
+            await to_thread.run_sync(self.work.sweep)
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+# No frame-options: a Space is shown inside a frame. The policy keeps the page to its own host.
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"content-security-policy",
+     b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'"),
+)
+
+
+def _middleware(work: WorkDir) -> Any:
+    from starlette.middleware import Middleware
+
+    return Middleware(Guard, work=work)

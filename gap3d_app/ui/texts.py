@@ -1,0 +1,77 @@
+"""Every sentence of the page that is not a setting's own help."""
+
+TITLE = "GAP3D"
+TAGLINE = "Words, a picture, or both, to a textured 3D model. Everything runs on this machine."
+PROMPT_LABEL = "What should it be?"
+PROMPT_PLACEHOLDER = "a small red toy airplane"
+PICTURE_LABEL = "Picture (optional)"
+EXAMPLE_PROMPTS_LABEL = "Try a prompt"
+EXAMPLE_PICTURES_LABEL = "Try a picture"
+CUT_OUT_EMPTY = "The object, cut out of your picture, appears here before you run."
+METHOD_LABEL = "Background removal"
+METHODS = {
+    "auto": "Automatic",
+    "alpha": "Transparency in the file",
+    "border": "Plain background",
+    "u2net": "U2-Net model",
+    "none": "Keep the whole picture",
+}
+METHOD_FOUND = {
+    "alpha": "Cut out by the transparency in the file.",
+    "border": "Cut out by its plain background.",
+    "u2net": "Cut out by the U2-Net model.",
+    "none": "The whole picture is used.",
+}
+BLEND_LABEL = "Blend: words to picture"
+RANDOMISE = "New seed for every run"
+GENERATE = "Generate"
+CANCEL = "Cancel"
+ADVANCED = "Advanced settings"
+FROM_PRESET = "from the preset"
+
+VIEWER_LABEL = "3D model"
+STAGES = {
+    "prompt": "Prompt",
+    "grid": "Token grid",
+    "structure": "Voxels",
+    "slat": "Surface",
+    "decode": "Decode",
+    "mesh": "Mesh",
+    "files": "Texture, files",
+}
+IDLE = "Ready. A run takes these steps, each with its seconds."
+LOADING = "Loading the model, this happens once"
+RUNNING = "{stage}: step {step} of {of}"
+WRITING = "Baking the texture and writing files"
+TOTAL = "Total"
+DONE = "Done in {seconds:.1f} s"
+CANCELLED = "Cancelled. The next run can start."
+FAILED = "This run did not finish"
+
+TILES = {
+    "grid": ("Token grid", "What the 3D model is told, as colours", "Picture of the token grid: similar "
+             "colours are similar features"),
+    "structure": ("Voxels", "Where the object has matter", "Rendering of the occupied voxels"),
+    "surface": ("Surface", "The shape before its texture", "Rendering of the surface"),
+}
+RESULT_ALT = "3D model made from {source}. Drag to turn it, scroll to zoom."
+
+GLB = "GLB"
+PLY = "Gaussians (PLY)"
+RECIPE = "Recipe (JSON)"
+TURNTABLE = "Turntable (MP4)"
+TURNTABLE_MAKING = "Rendering {percent} %"
+TURNTABLE_GONE = "This result has been deleted from the server; generate it again for a turntable."
+
+PRIVACY = (
+    "Pictures and results stay on the server that runs this page, under unguessable names, and are deleted after "
+    "two hours; whoever has a file's link can open it until then. No other host is contacted."
+)
+
+NO_FETCH = "This page fetches nothing from other hosts; upload the file instead of giving an address."
+PICTURE_NOT_A_FILE = "The picture did not arrive as a file; upload it as PNG, JPEG or WebP."
+NOTHING_GIVEN = "There is nothing to work from: give a prompt, a picture, or both."
+UNEXPECTED = "Something went wrong on the server (error {mark}); try again, and report this mark if it stays."
+VIBE_MODE = "GRADIO_VIBE_MODE is set, which lets visitors run code on this machine; unset it to start the page."
+ERROR_TITLE = "Not possible"
+LISTENING = "The page is at {address} - stop it with Ctrl-C."
