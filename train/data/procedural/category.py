@@ -60,8 +60,8 @@ class Category:
     sizes, styles: the words that make sense. stretch: size words scale the finished object.
     colors: colour name -> weight of the natural colours (drawn half of the time).
     finishes: finish -> weight; empty means the general mix.
-    second: noun of what the "secondary" paint covers ("legs", "wheels"); "" when it is not used.
-    plural: the noun takes no article.
+    second: noun of what the "secondary" paint covers ("legs", "wheels"), or one noun per kind; "" when it is
+    not used. weight: how often the category is drawn.
     """
 
     build: Callable
@@ -73,5 +73,5 @@ class Category:
     stretch: bool = True
     colors: Mapping[str, float] = field(default_factory=dict)
     finishes: Mapping[str, float] = field(default_factory=dict)
-    second: str = ""
+    second: str | Mapping[str, str] = ""
     weight: float = 1.0

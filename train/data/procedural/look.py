@@ -101,17 +101,22 @@ def jitter(rgb, r: np.random.Generator, amount: float = 0.03) -> np.ndarray:
     return np.clip(rgb * (1 + r.uniform(-amount, amount) * 2) + r.uniform(-amount, amount, 3), 0.02, 0.98)
 
 
-def palette(color: str, secondary: str, seed: int) -> dict[str, np.ndarray]:
-    """Paint name -> rgb [3] of one asset. Each colour has its own stream, so changing one moves no other."""
+def palette(color: str, secondary: str, seed: int, paints) -> dict[str, np.ndarray]:
+    """Paint name -> rgb [3] for the named paints of one asset.
+
+    Each kind of paint has its own random stream, so changing one colour moves no other.
+    """
     def near(rgb, stream: int) -> np.ndarray:
         return jitter(rgb, np.random.default_rng([seed, stream]))
 
-    r = np.random.default_rng([seed, 91])
-    taken = {COLORS[color].family, COLORS[secondary].family}
-    order = r.permutation([c for c in COLORS if COLORS[c].weight > 2])
-    accent = next((c for c in order if COLORS[c].family not in taken), "yellow")
-    table = {name: near(rgb, 17) for name, rgb in FIXED.items()}
-    table |= {name: near(c.rgb, 18) for name, c in COLORS.items()}
-    table |= {"primary": near(COLORS[color].rgb, 19), "secondary": near(COLORS[secondary].rgb, 20),
-              "accent": near(COLORS[accent].rgb, 21)}
+    table = {"primary": near(COLORS[color].rgb, 19), "secondary": near(COLORS[secondary].rgb, 20)}
+    for name in paints:
+        if name == "accent":
+            r = np.random.default_rng([seed, 91])
+            taken = {COLORS[color].family, COLORS[secondary].family}
+            order = r.permutation([c for c in COLORS if COLORS[c].weight > 2])
+            accent = next((c for c in order if COLORS[c].family not in taken), "yellow")
+            table[name] = near(COLORS[accent].rgb, 21)
+        elif name not in table:
+            table[name] = near(FIXED[name], 17) if name in FIXED else near(COLORS[name].rgb, 18)
     return table

@@ -13,7 +13,8 @@ def noise(p: np.ndarray, r: np.random.Generator, frequency: float, waves: int = 
     """Smooth noise [N] of about -1..1: a sum of plane waves of random direction."""
     k = r.normal(size=(3, waves))
     k *= frequency * 2 * np.pi * r.uniform(0.6, 1.5, waves) / np.linalg.norm(k, axis=0)
-    return np.sin(p @ k + r.uniform(0, 6.3, waves)).mean(1) * 2.0
+    phase = r.uniform(0, 6.3, waves)
+    return np.sin((p @ k.astype(p.dtype)) + phase.astype(p.dtype)).mean(1) * 2.0
 
 
 def _axis(r: np.random.Generator) -> np.ndarray:

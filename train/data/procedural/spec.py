@@ -5,6 +5,7 @@
 
 import zlib
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -62,9 +63,32 @@ class Assembly(NamedTuple):
     paints: list[str]
 
 
-def shows_secondary(spec: AssetSpec) -> bool:
-    """Whether the secondary colour is seen on the asset."""
-    return bool(CATEGORIES[spec.category].second) or FINISHES[spec.finish].two
+def _bare(category: str, o: Options, seed: int = 5) -> Builder:
+    b = Builder()
+    CATEGORIES[category].build(b, np.random.default_rng([seed, zlib.crc32(category.encode())]), o)
+    return b
+
+
+@lru_cache(maxsize=8192)
+def has_effect(category: str, kind: str, part: str) -> bool:
+    """Whether an optional part changes the shape of this kind (some kinds have no place for it)."""
+    with_part, without = (_bare(category, Options(kind=kind, parts=frozenset(p))) for p in ((part,), ()))
+    return len(with_part.parts) != len(without.parts) or any(
+        p[2] != q[2] or p[0].shape != q[0].shape or not np.allclose(p[0], q[0])
+        for p, q in zip(with_part.parts, without.parts, strict=True))
+
+
+@lru_cache(maxsize=8192)
+def _has_secondary(category: str, kind: str, style: str, parts: tuple[str, ...]) -> bool:
+    b = _bare(category, Options(kind=kind, style=style, parts=frozenset(parts)))
+    return any(paint == "secondary" for _, _, paint in b.parts)
+
+
+def secondary_noun(spec: AssetSpec) -> str:
+    """What the secondary paint covers on this asset ("legs"); "" if it is not to be seen."""
+    second = CATEGORIES[spec.category].second
+    noun = second if isinstance(second, str) else second.get(spec.kind, "")
+    return noun if noun and _has_secondary(spec.category, spec.kind, spec.style, spec.parts) else ""
 
 
 def _choice(r: np.random.Generator, weights: dict[str, float]) -> str:
@@ -84,7 +108,8 @@ def draw_spec(r: np.random.Generator, category: str | None = None) -> AssetSpec:
     size = str(r.choice(c.sizes)) if c.sizes and r.random() < 0.35 else ""
     style = str(r.choice(c.styles)) if c.styles and r.random() < 0.22 else ""
     kind = str(r.choice(list(c.kinds))) if c.kinds else ""
-    parts = tuple(sorted(p for p in c.parts if r.random() < 0.4))
+    wanted = [p for p in c.parts if r.random() < 0.4]
+    parts = tuple(sorted(p for p in wanted if has_effect(category, kind, p)))
     return AssetSpec(category, color, secondary, finish, size, style, kind, parts, int(r.integers(2**31)))
 
 
@@ -112,7 +137,7 @@ def _deform(v: np.ndarray, style: str, seed: int) -> np.ndarray:
         k = r.uniform(4, 6)
         return v + 0.016 * np.stack([noise(v, r, k / 2, 4) for _ in range(3)], 1)
     if style == "cartoon":
-        grow = 0.82 + 0.42 * np.sin(np.pi * np.clip(0.12 + 0.76 * t, 0, 1)) ** 2 * 1.15 + 0.18 * (t - 0.5)
+        grow = 0.88 + 0.34 * np.sin(np.pi * np.clip(0.12 + 0.76 * t, 0, 1)) ** 2 + 0.16 * (t - 0.5)
         return v * np.stack([grow, grow, np.ones_like(grow)], 1)
     if style == "crooked":
         side = 1 if r.random() < 0.5 else -1
@@ -141,7 +166,7 @@ def assemble(spec: AssetSpec) -> Assembly:
         v = v * (o.width, o.length, o.height)
     v = _fit(_deform(_fit(v), spec.style, spec.seed)) if spec.style else _fit(v)
 
-    table = palette(spec.color, spec.secondary, spec.seed)
+    table = palette(spec.color, spec.secondary, spec.seed, paints)
     colors = np.stack([table[p] for p in paints])[vertex_paint]
     pattern, edge = PATTERNS.get(spec.finish, (None, None))
     if pattern and "primary" in paints:
@@ -149,8 +174,9 @@ def assemble(spec: AssetSpec) -> Assembly:
         faces = int((paint == index).sum())
         rest_v, rest_f, rest_p = v[vertex_paint != index], f[faces:], paint[faces:]
         rest_c, before = colors[vertex_paint != index], int((vertex_paint == index).sum())
+        edge = max(edge, np.sqrt(_surface(v, f[:faces]) / 1900))  # about 10k faces at most
         sv, sf = subdivide(v[:before], f[:faces], edge, MAX_FACES - len(rest_f))
-        painted = pattern(sv, vertex_normals(sv, sf), table["primary"], table["secondary"],
+        painted = pattern(sv.astype(np.float32), vertex_normals(sv, sf), table["primary"], table["secondary"],
                           np.random.default_rng([spec.seed, 33]))
         v, colors = np.concatenate([sv, rest_v]), np.concatenate([painted, rest_c])
         f = np.concatenate([sf, rest_f + (len(sv) - before)])
@@ -159,6 +185,11 @@ def assemble(spec: AssetSpec) -> Assembly:
         dirt = np.clip(noise(v, np.random.default_rng([spec.seed, 34]), 4), 0, 1)
         colors = colors * (1 - 0.10 * dirt)[:, None]
     return Assembly(v, f, np.clip(colors, 0, 1), paint, paints)
+
+
+def _surface(v: np.ndarray, f: np.ndarray) -> float:
+    a, b, c = v[f[:, 0]], v[f[:, 1]], v[f[:, 2]]
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
 
 
 def _fit(v: np.ndarray) -> np.ndarray:
