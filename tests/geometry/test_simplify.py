@@ -28,7 +28,7 @@ def test_simplified_solids_stay_closed_and_keep_their_volume(field, target):
 def test_thin_bumpy_shape_stays_closed():
     def field(p):
         x, y, z = p.unbind(-1)
-        return (p.abs().amax(-1) - 0.4).maximum((10 * x).sin() * (11 * y).cos() + (9 * z).sin() - 0.2) / 12
+        return (p.abs().amax(-1) - 0.41).maximum((10 * x).sin() * (11 * y).cos() + (9 * z).sin() - 0.2) / 12
 
     vertices, faces = arrays(field, 40)
     assert is_watertight(faces)
