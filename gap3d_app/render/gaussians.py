@@ -31,13 +31,15 @@ class Splats:
         conic: [G, 3] inverse covariance (xx, xy, yy), 1 / pixel^2.
         opacity: [G] in 0..1, compensated for the screen-space filter.
         color: [G, 3].
-        reach: [G, 2] half extents in pixels of the box outside of which alpha is below 1/255.
+        square: [G] value of d' conic d at which alpha falls to 1/255; not positive where nothing is seen.
+        reach: [G] half height in pixels of the ellipse inside of which alpha is at least 1/255, else -1.
     """
 
     centre: Tensor
     conic: Tensor
     opacity: Tensor
     color: Tensor
+    square: Tensor
     reach: Tensor
 
 
@@ -119,9 +121,8 @@ def project_gaussians(
     with torch.no_grad():
         # alpha >= 1/255 inside the ellipse d' conic d <= 2 ln(255 opacity)
         square = 2 * torch.log((opacity / SMALLEST_ALPHA).clamp(min=1e-9))
-        reach = (square.clamp(min=0)[:, None] * torch.stack([xx, yy], dim=-1)).sqrt()
-        reach = torch.where((square > 0)[:, None], reach, -1.0)
-    return Splats(centre, conic, opacity, gaussians.colors[order].float(), reach)
+        reach = torch.where(square > 0, (square.clamp(min=0) * yy).sqrt(), -1.0)
+    return Splats(centre, conic, opacity, gaussians.colors[order].float(), square, reach)
 
 
 def composite(splats: Splats, size: int) -> Tensor:
@@ -139,36 +140,50 @@ def composite(splats: Splats, size: int) -> Tensor:
     alive = (total - start).exp() >= SMALLEST_TRANSMITTANCE
     weight = torch.where(alive, alpha * through, 0.0)
     drawn = torch.cat([splats.color.index_select(0, owner), torch.ones_like(weight[:, None])], dim=1)
-    picture = torch.zeros(size * size, 4, device=alpha.device)
-    return picture.index_add(0, pixel, drawn * weight[:, None])
+    # fragments of a pixel are neighbours, so this sum needs no atomics and repeats exactly
+    return torch.segment_reduce(drawn * weight[:, None], "sum", lengths=count, unsafe=True)
 
 
 def _fragments(splats: Splats, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Splat number, pixel and alpha of every fragment that counts, ordered by splat."""
+    """Splat number, pixel and alpha of every fragment that counts, ordered by splat.
+
+    Each splat becomes the rows it touches, each row the span of pixels inside the ellipse.
+    """
     with torch.no_grad():
-        low = (splats.centre - splats.reach).clamp(-1, size).ceil().clamp(min=0).long()
-        high = (splats.centre + splats.reach).clamp(-1, size).floor().clamp(max=size - 1).long()
-        extent = (high - low + 1).clamp(min=0)
-        extent[splats.reach[:, 0] < 0] = 0
-        count = extent[:, 0] * extent[:, 1]
-        owner = torch.repeat_interleave(count)
-        index = torch.arange(owner.shape[0], device=owner.device)
-        index = index - (count.cumsum(0) - count).index_select(0, owner)
-        width = extent[:, 0].index_select(0, owner)
-        row = torch.div(index, width.clamp(min=1), rounding_mode="floor")
-        column = index - row * width + low[:, 0].index_select(0, owner)
-        row = row + low[:, 1].index_select(0, owner)
-        data = torch.cat([splats.centre, splats.conic, splats.opacity[:, None]], dim=1)
-        kept = _alpha(data.index_select(0, owner), column, row) >= SMALLEST_ALPHA
-        kept = kept.nonzero(as_tuple=True)[0]
-        owner, row, column = (v.index_select(0, kept) for v in (owner, row, column))
-    # once more with gradients, for the fragments that are left
-    data = torch.cat([splats.centre, splats.conic, splats.opacity[:, None]], dim=1)
-    return owner, row * size + column, _alpha(data.index_select(0, owner), column, row)
-
-
-def _alpha(data: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    x, y, xx, xy, yy, opacity = data.unbind(-1)
+        low = (splats.centre[:, 1] - splats.reach).clamp(-1, size).ceil().clamp(min=0)
+        high = (splats.centre[:, 1] + splats.reach).clamp(-1, size).floor().clamp(max=size - 1)
+        splat, row = _expand(low, torch.where(splats.reach < 0, -1.0, high))
+        x, y, xx, xy, yy, square = _columns(
+            torch.cat([splats.centre, splats.conic, splats.square[:, None]], dim=1), splat
+        )
+        dy = y - row
+        # roots of xx dx^2 + 2 xy dx dy + yy dy^2 = square
+        middle = x + xy * dy / xx
+        half = ((xy * dy).square() - xx * (yy * dy * dy - square)).clamp(min=0).sqrt() / xx
+        low = (middle - half).clamp(-1, size).ceil().clamp(min=0)
+        high = (middle + half).clamp(-1, size).floor().clamp(max=size - 1)
+        line, column = _expand(low, high)
+        owner, row = splat.index_select(0, line), row.index_select(0, line)
+        pixel = (row * size + column).int() if size < 4096 else row.long() * size + column.long()
+    x, y, xx, xy, yy, opacity = _columns(
+        torch.cat([splats.centre, splats.conic, splats.opacity[:, None]], dim=1), owner
+    )
     dx, dy = x - column, y - row
     power = -0.5 * (xx * dx * dx + yy * dy * dy) - xy * dx * dy
-    return torch.where(power > 0, 0.0, opacity * power.exp()).clamp(max=LARGEST_ALPHA)
+    alpha = (opacity * power.exp()).clamp(max=LARGEST_ALPHA)
+    return owner, pixel, torch.where((power > 0) | (alpha < SMALLEST_ALPHA), 0.0, alpha)
+
+
+def _expand(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of the range and value, for every integer of the ranges low..high (float tensors [N])."""
+    count = (high - low + 1).clamp(min=0).long()
+    owner = torch.repeat_interleave(count)
+    # value = low + position - first position of the range
+    shift = low - (count.cumsum(0) - count).double()
+    value = torch.arange(owner.shape[0], device=low.device, dtype=torch.float64) + shift.index_select(0, owner)
+    return owner, value.float()
+
+
+def _columns(table: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """The columns of rows `index` of a table [N, C]."""
+    return table.index_select(0, index).unbind(-1)

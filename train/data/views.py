@@ -150,14 +150,15 @@ def render_views(mesh: Mesh, cameras: Cameras, size: int = 224) -> Views:
         extrinsics=extrinsics,
         intrinsics=intrinsics,
         normal=normal,
-        depth=_nearest_depth(raster, size),
+        depth=_nearest_depth(raster),
     )
 
 
-def _nearest_depth(raster: Raster, size: int) -> Tensor:
-    """[n, size, size] smallest depth among the samples of each pixel, 0 where none hit."""
+def _nearest_depth(raster: Raster) -> Tensor:
+    """[n, S, S] smallest depth among the samples of each pixel, 0 where none hit."""
     depth = torch.where(raster.mask, raster.depth, float("inf"))
-    depth = depth.reshape(-1, size, SUPERSAMPLE, size, SUPERSAMPLE).amin(dim=(2, 4))
+    steps = range(SUPERSAMPLE)
+    depth = torch.stack([depth[:, i::SUPERSAMPLE, j::SUPERSAMPLE] for i in steps for j in steps]).amin(0)
     return torch.where(depth.isinf(), 0.0, depth)
 
 
