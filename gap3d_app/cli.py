@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +125,8 @@ def _generate(options: argparse.Namespace) -> int:
         print(f"gap3d: {warning}", file=sys.stderr)
     pipeline = _load(options)
     settings = pipeline.settings(**given)
+    # The mesh tools are imported on the second core while the networks work: about a second of a cold start.
+    threading.Thread(target=_import_mesh_tools, daemon=True).start()
     loaded = time.perf_counter()
     with _progress(settings, len(files), options.quiet) as advance:
         for event in pipeline.stages(prompt.text, prompt.picture, settings):
@@ -146,6 +149,10 @@ def _generate(options: argparse.Namespace) -> int:
     else:
         print(", ".join(map(str, files)))
     return 0
+
+
+def _import_mesh_tools() -> None:
+    from gap3d_app.geometry import flexicubes, glb  # noqa: F401
 
 
 def _load(options: argparse.Namespace) -> Any:

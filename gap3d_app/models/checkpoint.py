@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gap3d_app.errors import WeightsError
 from gap3d_app.nn.torso import TorsoModule
@@ -131,7 +132,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     only: Iterable[str] | None = None,
 ) -> nn.Module:
-    """Build a network on the meta device and give it the weights of its files; evaluation mode.
+    """Build a network without initial values and give it the weights of its files; evaluation mode.
 
     Args:
         stem: path without the `.json` and `.safetensors` endings.
@@ -143,7 +144,7 @@ def load_model(
         WeightsError: files are missing or damaged, or keys or shapes do not fit the configuration.
     """
     name, args = read_config(stem)
-    with torch.device("meta"):
+    with _NoInitialValues():
         model = build_model(name, args)
     state = load_state(stem, device)
     if only is not None:
@@ -155,6 +156,26 @@ def load_model(
     if dtype is not None and isinstance(model, TorsoModule):
         model.to_torso_dtype(dtype)
     return model.eval()
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out initial values, which a loader replaces anyway; memory that is never written costs nothing.
+
+    The meta device would do the same, but many of its functions import torch's compiler: seconds of a cold start.
+    """
+
+    _skipped = {
+        "normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "zeros_",
+        "ones_",
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn:
+            func = torch.empty
+        elif getattr(func, "__name__", "") in self._skipped:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def assign_state(model: nn.Module, state: dict[str, Tensor], name: str = "state dict") -> None:

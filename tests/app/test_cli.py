@@ -101,6 +101,24 @@ def test_importing_the_package_is_cheap():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_a_run_imports_nothing_that_slows_the_start(tiny_weights, tmp_path):
+    script = "import sys; from gap3d_app.cli import main; main(sys.argv[1:]); "
+    script += "names = ('torch._dynamo', 'transformers', 'trimesh', 'gradio', 'skimage', 'sympy'); "
+    script += "print('slow:', [m for m in names if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "generate", "chair", "-o", "out.glb", "--weights", str(tiny_weights),
+         "--preset", "fast"], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=120,
+    )
+    assert "slow: []" in done.stdout, done.stdout + done.stderr
+
+
+def test_bench(tiny_weights, tmp_path):
+    done = run("bench", "--weights", tiny_weights, "--preset", "fast", "--runs", "1", "--json", cwd=tmp_path)
+    figures = json.loads(done.stdout)
+    assert figures["cold_seconds"] > figures["warm_seconds"] > 0 and figures["peak_mb"] > 100
+    assert {"grid", "structure", "slat", "mesh", "write"} <= set(figures["stages_seconds"])
+
+
 def test_interrupt(tiny_weights, tmp_path):
     process = subprocess.Popen(
         command("generate", "a chair", "-o", "out.glb", "--weights", tiny_weights, "--grid-steps", "100",

@@ -1,0 +1,44 @@
+"""The embedded weights: whole, small, and good for an asset from words, from a picture, and from both."""
+
+import json
+
+import pytest
+from PIL import Image, ImageDraw
+
+from gap3d_app import hub
+from gap3d_app.pipeline import Gap3DPipeline
+
+FOLDER = hub.EMBEDDED / "gap3d-mini"
+pytestmark = pytest.mark.skipif(
+    not (FOLDER / hub.PIPELINE).is_file(), reason="weights/gap3d-mini is not in this checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Gap3DPipeline:
+    return Gap3DPipeline.from_pretrained("gap3d-mini", device="cpu")
+
+
+def test_folder():
+    assert hub.verify(FOLDER)
+    entries = json.loads((FOLDER / hub.MANIFEST).read_text())
+    sizes = {name: entry["bytes"] for name, entry in entries.items()}
+    assert sum(sizes.values()) <= 120e6 and max(sizes.values()) < 10e6
+    assert (FOLDER / "README.md").is_file()
+
+
+def test_text(mini, tmp_path):
+    asset = mini("a small red toy airplane", preset="fast")
+    facts = asset.facts()
+    assert facts["watertight"] and facts["main_part"] > 0.5
+    assert len(asset.occupancy) < 0.35 * asset.occupancy.resolution**3
+    assert asset.save(tmp_path / "airplane.glb").stat().st_size > 10_000
+
+
+def test_picture_and_both(mini):
+    image = Image.new("RGB", (300, 300), "white")
+    ImageDraw.Draw(image).rectangle((90, 120, 210, 240), fill=(180, 120, 60))
+    alone = mini(None, image, preset="fast")
+    both = mini("make it blue", image, preset="fast")
+    for asset in (alone, both):
+        assert not asset.mesh.is_empty and not asset.warnings
