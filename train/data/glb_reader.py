@@ -100,7 +100,7 @@ def _read_part(geometry, transform: np.ndarray) -> _Part:
         tint[..., :3] = 0.6
     if painted is not None and len(painted) == len(vertices):
         painted = np.asarray(painted)
-        painted = painted / 255 if painted.dtype == np.uint8 else painted
+        painted = painted / np.iinfo(painted.dtype).max if painted.dtype.kind == "u" else painted
         tint[..., : painted.shape[1]] *= painted[faces]
     return _Part(corners, uv, tint, image, cutout)
 

@@ -17,16 +17,18 @@ def noise(p: np.ndarray, r: np.random.Generator, frequency: float, waves: int = 
     return np.sin((p @ k.astype(p.dtype)) + phase.astype(p.dtype)).mean(1) * 2.0
 
 
-def _axis(r: np.random.Generator) -> np.ndarray:
-    """A direction along which bands change: mostly up or across, sometimes slanted."""
+def _axis(r: np.random.Generator, p: np.ndarray) -> np.ndarray:
+    """A direction for bands: mostly up or across, sometimes slanted; never one along which the object is thin."""
     choice = r.random()
     if choice < 0.45:
-        return np.array([0.0, 0.0, 1.0])
-    if choice < 0.7:
-        return np.array([1.0, 0.0, 0.0])
-    if choice < 0.85:
-        return np.array([0.0, 1.0, 0.0])
-    return np.array([0.6, 0.45, 0.66])
+        d = np.array([0.0, 0.0, 1.0])
+    elif choice < 0.7:
+        d = np.array([1.0, 0.0, 0.0])
+    elif choice < 0.85:
+        d = np.array([0.0, 1.0, 0.0])
+    else:
+        d = np.array([0.6, 0.45, 0.66])
+    return d if np.ptp(p @ d) > 0.5 else np.eye(3)[np.ptp(p, axis=0).argmax()]
 
 
 def _step(x: np.ndarray, width: float = 0.012) -> np.ndarray:
@@ -45,7 +47,7 @@ def _flat(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wood(p, n, base, second, r):
-    d = _axis(r)
+    d = _axis(r, p)
     rings = np.sin((p @ d) * 2 * np.pi * r.uniform(7, 10) + 2.2 * noise(p * (1, 1, 0.4), r, 1.5))
     dark = np.array([0.72, 0.66, 0.58]) * base
     return _mix(base, dark, 0.25 + 0.35 * rings + 0.12 * noise(p, r, 9))
@@ -90,7 +92,7 @@ def plaid(p, n, base, second, r):
 
 
 def striped(p, n, base, second, r):
-    d, period = _axis(r), r.uniform(0.17, 0.24)
+    d, period = _axis(r, p), r.uniform(0.17, 0.24)
     x = np.mod((p @ d) / period + r.random(), 1)
     return _mix(base, second, _step(0.165 - np.abs(x - 0.5), 0.06))
 
@@ -105,7 +107,7 @@ def dotted(p, n, base, second, r):
 
 
 def two_tone(p, n, base, second, r):
-    x = p[:, 2] if r.random() < 0.7 else p[:, 0]
+    x = p @ _axis(r, p)
     low, high = np.quantile(x, 0.02), np.quantile(x, 0.98)
     cut = low + (high - low) * 0.32
     return _mix(base, second, _step(cut - x, 0.02))

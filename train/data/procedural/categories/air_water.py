@@ -228,7 +228,7 @@ def _ship_hull(half: float, x: float, z0: float, z1: float, bow: float, blunt: f
 
 
 def boat(b: Builder, r: np.random.Generator, o: Options) -> None:
-    half, x, deck = r.uniform(4.6, 5.6) * o.length, r.uniform(1.6, 2.0) * o.width, r.uniform(1.6, 2.1)
+    half, x, deck = r.uniform(4.6, 5.6) * o.length, r.uniform(1.6, 2.0) * o.width, r.uniform(1.6, 2.1) * o.height
     bow, mast, cabin = r.uniform(0.5, 1.0), r.uniform(6.5, 8.0) * o.height, r.uniform(1.4, 1.9) * o.height
     sail, funnels = r.uniform(0.7, 0.95), int(r.integers(1, 3))
     t = 0.2 * o.thick

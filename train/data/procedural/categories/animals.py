@@ -95,10 +95,10 @@ def fish(b: Builder, r: np.random.Generator, o: Options) -> None:
         f.add(_fin([(-0.12, top), (0.16, top + fin), (0.24, top * 0.9)], thick), paint="primary")
     else:
         f.add(_fin([(-length * 0.4, top), (-length * 0.05, tall + fin), (length * 0.5, tall * 0.6 + fin * 0.7),
-                    (length * 0.5, tall * 0.4)], thick), paint="secondary")
+                    (length * 0.5, tall * 0.4)], thick), paint="primary")
         f.add(_fin([(-length * 0.05, -tall * 0.8), (length * 0.15, -tall - fin * 0.7), (length * 0.5, -tall * 0.4)],
                    thick),
-              paint="secondary")
+              paint="primary")
     for side in (-1, 1):
         f.add(ellipsoid(0.045 * o.thick, fin * 0.75, fin * 0.38, n=12), (side * (width + 0.04), 0, -tall * 0.25),
               (-25, 0, side * 32), paint="secondary")
@@ -111,9 +111,9 @@ def fish(b: Builder, r: np.random.Generator, o: Options) -> None:
     if o.has("stripes"):
         for k in (0.42, 0.62):
             h = float(np.interp(k, t, half)) * 1.035
-            w = float(np.interp(k + 0.09, t, half)) * 1.035
+            w = float(np.interp(k + 0.06, t, half)) * 1.035
             band = np.stack([np.stack([width * s * np.cos(a), np.full(n, yy), tall * s * np.sin(a)], 1)
-                             for yy, s in ((-length + 2 * length * k, h), (-length + 2 * length * (k + 0.08), w))])
+                             for yy, s in ((-length + 2 * length * k, h), (-length + 2 * length * (k + 0.05), w))])
             f.add(outward(loft(band)), paint="white")
     if o.has("spikes"):
         for k in range(14):
@@ -208,7 +208,7 @@ def whale(b: Builder, r: np.random.Generator, o: Options) -> None:
 
 
 def snail(b: Builder, r: np.random.Generator, o: Options) -> None:
-    shell, turns, body = r.uniform(0.34, 0.42), r.uniform(2.1, 2.7), r.uniform(0.13, 0.16) * o.thick
+    shell, turns, body = r.uniform(0.42, 0.5), r.uniform(2.1, 2.7), r.uniform(0.11, 0.13) * o.thick
     head, horn = r.uniform(0.3, 0.42), r.uniform(0.2, 0.3)
     foot = smooth_path([(0, 0.62, body * 0.4), (0, 0.3, body * 0.75), (0, -0.25, body * 0.85), (0, -0.52, head * 0.7),
                         (0, -0.58, head)], 14)

@@ -250,8 +250,7 @@ CATEGORIES = {
         robot_dog, synonyms=("robotic dog", "mechanical dog"), kinds={"boxy": (), "round": ("round robot dog",)},
         parts={"visor": "a visor", "floppy ears": "floppy ears", "collar": "a collar", "antenna": "an antenna",
                "back pack": "a box on its back"},
-        sizes=("tall", "short", "wide", "long", "chunky", "slender", "tiny"), styles=("futuristic", "cartoon",
-                                                                                      "rustic"),
+        sizes=("tall", "short", "wide", "long", "chunky", "slender", "tiny"), styles=("cartoon", "rustic"),
         finishes={"painted": 3, "brushed metal": 3, "glossy": 3}, second="legs"),
     "snowman": Category(
         snowman, kinds={"three balls": (), "two balls": ("little snowman",)},

@@ -21,7 +21,7 @@ from ..shapes import (
 
 def crate(b: Builder, r: np.random.Generator, o: Options) -> None:
     x, y, z = r.uniform(0.8, 1.15), r.uniform(0.75, 1.0), r.uniform(0.6, 0.95)
-    slats, frame = int(r.integers(3, 6)), r.uniform(0.08, 0.11) * o.thick
+    slats, frame = int(r.integers(3, 6)), r.uniform(0.06, 0.085) * o.thick
     slope = r.integers(2)
     tilt = r.uniform(8, 20)
     wall = 0.06
@@ -54,7 +54,7 @@ def crate(b: Builder, r: np.random.Generator, o: Options) -> None:
         lean = np.degrees(np.arctan2(z, x)) * (1 if slope else -1)
         for side in (-1, 1):
             b.add(box(np.hypot(x, z) * 0.95, 0.05, frame * 0.8), (0, side * y / 2, z / 2), (0, lean, 0),
-                  paint="secondary")
+                  paint="primary")
     if o.has("rope handles"):
         loop = smooth_path([(0, -0.15, 0.06), (0.12, -0.1, -0.06), (0.12, 0.1, -0.06), (0, 0.15, 0.06)], 9)
         b.both(tube(loop, 0.032, 8), (x / 2, 0, z * 0.62), paint="tan")

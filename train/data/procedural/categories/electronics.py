@@ -275,7 +275,8 @@ def clock(b: Builder, r: np.random.Generator, o: Options) -> None:
 
 def arcade_cabinet(b: Builder, r: np.random.Generator, o: Options) -> None:
     x, y, h = r.uniform(1.9, 2.4), r.uniform(1.8, 2.3), r.uniform(8.0, 9.4)
-    panel, slope, crown, buttons = r.uniform(0.38, 0.44), r.uniform(0.5, 1.0), r.uniform(0.84, 0.88), int(r.integers(3, 6))
+    panel, slope, crown = r.uniform(0.38, 0.44), r.uniform(0.5, 1.0), r.uniform(0.84, 0.88)
+    buttons = int(r.integers(3, 6))
     t, cols = 0.32 * o.thick, r.permutation(["red", "yellow", "blue", "green", "orange", "pink"])
     if o.kind == "tabletop":
         h, panel, crown = h * 0.55, 0.2, 0.82

@@ -198,7 +198,7 @@ def anchor(b: Builder, r: np.random.Generator, o: Options) -> None:
 
 def gift_box(b: Builder, r: np.random.Generator, o: Options) -> None:
     x, y, z = r.uniform(0.7, 1.0), r.uniform(0.7, 0.95), r.uniform(0.5, 0.95)
-    band, lid, loop = r.uniform(0.11, 0.15) * o.thick, r.uniform(0.14, 0.2), r.uniform(0.2, 0.28)
+    band, lid, loop = r.uniform(0.08, 0.11) * o.thick, r.uniform(0.14, 0.2), r.uniform(0.2, 0.28)
     tail = r.uniform(0.25, 0.4)
     if o.kind == "round":
         rad = (x + y) / 4

@@ -159,7 +159,7 @@ def lamp(b: Builder, r: np.random.Generator, o: Options) -> None:
         b.stand(frustum(base * 1.25, base, 0.5, 28), paint="secondary")
         b.add(rod((0, 0, 0.3), (0, 0, z + 1), pole * 1.2), paint="secondary")
         if o.has("tripod"):
-            b.ring(rod((base * 1.8, 0, 0), (0, 0, z * 0.7), pole), 3, start=90, paint="secondary")
+            b.ring(rod((base * 1.8, 0, 0), (0, 0, z * 0.7), pole), 3, start=90, paint="primary")
     else:
         profile = [(base, 0), (base, 0.35), (base * 0.5, 0.7), (belly, h * 0.25), (belly * 1.05, h * 0.4),
                    (pole * 1.6, h * 0.75), (pole, h + 1), (0, h + 1)]

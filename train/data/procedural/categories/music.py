@@ -99,14 +99,14 @@ def _lace(b: Builder, kind: str, radius: float, height: float, hoop: float, swel
         rad = np.where(even, low, high) * (1.02 if kind in spans else 1)
         p = np.stack([x + rad * np.cos(a), rad * np.sin(a), np.where(even, low_z, high_z)], 1)
         for i in range(2 * zig):
-            b.add(rod(p[i], p[(i + 1) % (2 * zig)], 0.026, n=6), paint="white")
+            b.add(rod(p[i], p[(i + 1) % (2 * zig)], 0.021, n=6), paint="white")
 
 
 def drum(b: Builder, r: np.random.Generator, o: Options) -> None:
-    radius, height, hoop = r.uniform(0.38, 0.46), r.uniform(0.62, 0.95), r.uniform(0.03, 0.038) * o.thick
-    zig, swell, sticks = int(r.integers(6, 9)), r.uniform(0.85, 1.0), r.uniform(12, 40)
+    radius, height, hoop = r.uniform(0.36, 0.42), r.uniform(0.72, 1.0), r.uniform(0.024, 0.03) * o.thick
+    zig, swell, sticks = int(r.integers(4, 7)), r.uniform(0.85, 1.0), r.uniform(12, 40)
     if o.kind == "bongo":
-        radius, height = 0.26, 0.7
+        radius, height = 0.26, 0.85
         for k, s in ((-1, 1.0), (1, 1.22)):
             x = k * 0.32
             b.add(lathe([(radius * s * 0.72, 0.0), (radius * s * 0.95, height * 0.7), (radius * s, height)], 20),

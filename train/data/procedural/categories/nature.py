@@ -90,10 +90,10 @@ def pine(b: Builder, r: np.random.Generator, o: Options) -> None:
         h = step * 1.75
         b.add(lathe([(0, z + 0.03), (w, z), (w * 0.4, z + h * 0.46), (0 if i == layers - 1 else 0.02, z + h)], sides))
         if o.has("snow"):
-            b.add(lathe([(w * 0.68, z + h * 0.24), (w * 0.7, z + h * 0.27), (w * 0.43, z + h * 0.5),
+            b.add(lathe([(w * 0.50, z + h * 0.385), (w * 0.53, z + h * 0.40), (w * 0.36, z + h * 0.54),
                          (0.03, z + h * 1.03)], sides), paint="white")
         if o.has("baubles"):
-            b.ring(sphere(0.055, 8), 5, at=(w * 0.86, 0, z + 0.05), start=bauble_turn + 36 * i, paint="accent")
+            b.ring(sphere(0.048, 8), 5, at=(w * 0.86, 0, z + 0.05), start=bauble_turn + 36 * i, paint="accent")
     if o.has("star"):
         t = np.radians(90 + 36 * np.arange(10))
         rad = np.where(np.arange(10) % 2 == 0, 0.15, 0.065)

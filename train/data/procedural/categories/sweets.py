@@ -58,8 +58,7 @@ def ice_cream(b: Builder, r: np.random.Generator, o: Options) -> None:
     else:
         if o.kind == "cup":
             tall = tall * 0.62
-            b.add(lathe([(wide * 0.78, 0), (wide * 1.28, tall), (wide * 1.1, tall), (0, tall - 0.05)], 20),
-                  paint="accent")
+            b.add(lathe([(wide * 0.78, 0), (wide * 1.28, tall), (wide * 1.1, tall), (0, tall - 0.05)], 20))
             start = tall + ball * 0.2
         else:
             b.add(lathe([(0, 0), (0.05, 0.01), (wide, tall), (0, tall + 0.02)], 18), paint="tan")
@@ -118,7 +117,7 @@ def cake(b: Builder, r: np.random.Generator, o: Options) -> None:
     wide, tall, tiers = r.uniform(0.46, 0.56), r.uniform(0.3, 0.44), int(r.integers(2, 4))
     candles, drips, seed = int(r.integers(3, 7)), int(r.integers(9, 13)), int(r.integers(1 << 30))
     drop = np.random.default_rng(seed).uniform(0.3, 0.65, 13)
-    b.add(cylinder(wide * (1.0 if o.kind == "slice" else 1.1), 0.05, 26), (0, 0, 0.025), paint="light")
+    b.add(cylinder(wide * (1.0 if o.kind == "slice" else 1.04), 0.05, 26), (0, 0, 0.025), paint="light")
     z, rad = 0.04, wide
     if o.kind == "slice":
         a = np.radians(np.linspace(-118, -62, 8))
@@ -144,13 +143,14 @@ def cake(b: Builder, r: np.random.Generator, o: Options) -> None:
     for k in range(levels):
         h = tall * (1 - 0.12 * k) * (1.25 if levels == 1 else 1)
         b.add(lathe([(rad, z), (rad, z + h - 0.04), (rad * 0.96, z + h), (0, z + h)], 26))
-        b.add(torus(rad * 0.99, 0.034, n=26, m=6), (0, 0, z + h * 0.45), paint="cream")
+        if not o.has("icing drips"):
+            b.add(torus(rad * 0.99, 0.034, n=26, m=6), (0, 0, z + h * 0.45), paint="cream")
         if o.has("icing drips"):
-            b.add(torus(rad * 0.98, 0.05, n=26, m=8), (0, 0, z + h - 0.01), paint="cream")
+            b.add(torus(rad * 0.98, 0.036, n=26, m=8), (0, 0, z + h - 0.01), paint="cream")
             for i in range(drips):
                 a = 2 * np.pi * i / drips
-                d = h * drop[i] * 0.75
-                b.add(capsule(0.052, d, 8), (rad * np.cos(a), rad * np.sin(a), z + h - d / 2 + 0.02), paint="cream")
+                d = h * drop[i] * 0.6
+                b.add(capsule(0.042, d, 8), (rad * np.cos(a), rad * np.sin(a), z + h - d / 2 + 0.02), paint="cream")
         if o.has("cream dots"):
             b.ring(sphere(0.06, 10), 14 - 3 * k, at=(rad * 1.0, 0, z + 0.04), paint="white")
         z, rad = z + h, rad * 0.68

@@ -163,7 +163,7 @@ def shield(b: Builder, r: np.random.Generator, o: Options) -> None:
     if o.has("rim"):  # a frame of bars along the edge
         loop = np.concatenate([outline, outline[:1]])
         way = np.stack([loop[:, 0], np.zeros(len(loop)), mid + (loop[:, 1] - mid) ], 1)
-        b.add(tube(way, depth * 0.55, 8), paint="metal")
+        b.add(tube(way, max(depth * 0.4, 0.04), 8), paint="metal")
     b.add(extrude(inner, depth * 0.5), (0, -depth * 0.55, 0))
     emblem = ("cross", "star", "stripe", "chevron")[int(studs) % 4]
     front = -depth * 0.85
