@@ -173,6 +173,10 @@ class _NoInitialValues(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.randn:
             func = torch.empty
+        elif getattr(func, "__name__", "") == "normal_":
+            # torch's truncated normal draws again until every value is in range: left as it was, memory that
+            # holds anything else would keep it drawing for ever.
+            return args[0].zero_()
         elif getattr(func, "__name__", "") in self._skipped:
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
