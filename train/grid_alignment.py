@@ -31,7 +31,7 @@ class GridAlignmentStage(Stage):
 
     trained = ("dit", "vlm")
 
-    def __init__(self, model: dict, data: str, test: str, parts: dict, objective: dict, device: str):
+    def __init__(self, model: dict, data: str, test: str, parts: dict, objective: dict, views: int, device: str):
         super().__init__()
         self.dit = GridDiT.from_args(**model)
         self.vlm = load_model(parts["prompt_encoder"], device=device).freeze_language_model()
@@ -39,8 +39,8 @@ class GridAlignmentStage(Stage):
         self.objective = GridObjective(**objective)
         self.side = model["input_size"]
         self._encoder = [load_model(parts["image_encoder"], device=device).eval().requires_grad_(False)]
-        self.data = PackedAssets(data, device, voxels=False)
-        self.test = PackedAssets(test, device, voxels=False)
+        self.data = PackedAssets(data, device, views=views)
+        self.test = PackedAssets(test, device, views=views)
         self.bank = PromptBank(self.data, self.vlm.tokenizer)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
@@ -87,7 +87,8 @@ class GridAlignmentStage(Stage):
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, self.test_bank, 256, generator)
         cond = self._condition(batch["prompts"]).float()
-        noise = unpack_grid(torch.randn(batch["tokens"].shape, generator=generator, device=cond.device), *2 * (self.side,))
+        noise = torch.randn(batch["tokens"].shape, generator=generator, device=cond.device)
+        noise = unpack_grid(noise, self.side, self.side)
         sampler = FlowSampler.with_scale(3.0, steps=20, integer_timesteps=True, batch_guidance=True)
 
         def velocity(state: GridState, t: Tensor, c: Tensor) -> GridState:
@@ -123,9 +124,8 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stage = GridAlignmentStage(
-        config["model"], **config["data"], parts=config["parts"], objective=config["objective"], device=device
-    )
+    settings = {k: config[k] for k in ("parts", "objective", "views")}
+    stage = GridAlignmentStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)
 
 

@@ -75,11 +75,11 @@ class ImageEncoderStage(Stage):
 
     trained = ("encoder", "labels", "patches", "occupancy")
 
-    def __init__(self, model: dict, data: str, test: str, device: str):
+    def __init__(self, model: dict, data: str, test: str, views: int, device: str):
         super().__init__()
         self.encoder = ImageEncoder.from_args(**model)
-        self.data = PackedAssets(data, device)
-        self.test = PackedAssets(test, device)
+        self.data = PackedAssets(data, device, views=views, geometry=True)
+        self.test = PackedAssets(test, device, views=views, geometry=True)
         width = self.encoder.config.hidden_size
         self.sizes = [len(self.data.categories), len(self.data.color_names), len(self.data.finishes)]
         self.labels = nn.Linear(width, sum(self.sizes))
@@ -92,7 +92,7 @@ class ImageEncoderStage(Stage):
 
     def _batch(self, data: PackedAssets, batch_size: int, generator: torch.Generator, jitter: bool) -> dict:
         device = generator.device
-        ids = torch.randint(len(data), (batch_size,), generator=generator, device=device)
+        ids = data.draw(batch_size, generator)
         view = torch.randint(data.views.shape[1], (batch_size,), generator=generator, device=device)
         images = data.images(ids, view)
         geometry = data.normals[ids, view].permute(0, 3, 1, 2).float() / 127
@@ -161,7 +161,7 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run(ImageEncoderStage(config["model"], **config["data"], device=device), loop, out)
+    run(ImageEncoderStage(config["model"], **config["data"], views=config["views"], device=device), loop, out)
 
 
 if __name__ == "__main__":

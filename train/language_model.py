@@ -32,10 +32,12 @@ class LanguageModelStage(Stage):
 
     trained = ("vlm",)
 
-    def __init__(self, model: dict, data: str, test: str, tokenizer: Path, vocabulary: int, device: str):
+    def __init__(
+        self, model: dict, data: str, test: str, views: int, tokenizer: Path, vocabulary: int, device: str
+    ):
         super().__init__()
-        self.data = PackedAssets(data, device, voxels=False)
-        self.test = PackedAssets(test, device, voxels=False)
+        self.data = PackedAssets(data, device, views=views)
+        self.test = PackedAssets(test, device, views=views)
         if not tokenizer.exists():
             tokenizer.parent.mkdir(parents=True, exist_ok=True)
             train_tokenizer(tokenizer_texts(self.data), vocabulary).save(str(tokenizer))
@@ -98,6 +100,7 @@ def main() -> None:
     stage = LanguageModelStage(
         config["model"],
         **config["data"],
+        views=config["views"],
         tokenizer=out / "tokenizer.json",
         vocabulary=config["vocabulary"],
         device=device,

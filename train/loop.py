@@ -253,6 +253,8 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     generator = torch.Generator(device).manual_seed(cfg.seed + 1 + accelerator.process_index)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+        # cuDNN plans its attention anew for every shape, and sparse batches have a new one every step.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     stage.to(device)
     params = stage.trained_parameters()
     ema = Ema(params, cfg.ema)

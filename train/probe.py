@@ -31,10 +31,10 @@ class ProbeStage(Stage):
 
     trained = ("probe",)
 
-    def __init__(self, width: int, data: str, test: str, device: str):
+    def __init__(self, width: int, data: str, test: str, views: int, device: str):
         super().__init__()
-        self.data = PackedAssets(data, device, voxels=False)
-        self.test = PackedAssets(test, device, voxels=False)
+        self.data = PackedAssets(data, device, views=views)
+        self.test = PackedAssets(test, device, views=views)
         self.probe = Probe(
             ProbeConfig(width, self.data.categories, self.data.color_names, self.data.finishes)
         )
@@ -42,7 +42,7 @@ class ProbeStage(Stage):
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Single augmented views."""
         device = generator.device
-        ids = torch.randint(len(self.data), (batch_size,), generator=generator, device=device)
+        ids = self.data.draw(batch_size, generator)
         view = torch.randint(self.data.views.shape[1], (batch_size,), generator=generator, device=device)
         images = F.interpolate(self.data.images(ids, view), size=(PROBE_SIZE,) * 2, mode="area")
         return {"views": blur(augment(images, generator)[0], generator), "labels": self._labels(self.data, ids)}
@@ -83,7 +83,7 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run(ProbeStage(config["width"], **config["data"], device=device), loop, out)
+    run(ProbeStage(config["width"], **config["data"], views=config["views"], device=device), loop, out)
 
 
 if __name__ == "__main__":

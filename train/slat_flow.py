@@ -26,11 +26,14 @@ class SLatFlowStage(Stage):
 
     trained = ("flow",)
 
-    def __init__(self, model: dict, data: str, test: str, parts: dict, condition: dict, device: str):
+    def __init__(
+        self, model: dict, data: str, test: str, parts: dict, condition: dict, views: int, max_voxels: int, device: str
+    ):
         super().__init__()
         self.flow = SLatFlowModel.from_args(**model)
-        self.data = PackedAssets(data, device)
-        self.test = PackedAssets(test, device)
+        self.max_voxels = max_voxels
+        self.data = PackedAssets(data, device, views=views, surface=True)
+        self.test = PackedAssets(test, device, views=views, surface=True)
         self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
         encoder = load_model(parts["slat_encoder"], device=device).eval()
         self.latents = self._encode(encoder, self.data)
@@ -38,6 +41,8 @@ class SLatFlowStage(Stage):
         self.mean, self.std = self.latents.mean(0), self.latents.std(0)
         for latents in (self.latents, self.test_latents):
             latents.sub_(self.mean).div_(self.std)
+        self.data.forget_surface()
+        self.test.forget_surface()
 
     @torch.no_grad()
     def _encode(self, encoder, data: PackedAssets) -> Tensor:
@@ -57,7 +62,7 @@ class SLatFlowStage(Stage):
 
     def _batch(self, data: PackedAssets, latents: Tensor, batch_size: int, generator: torch.Generator) -> dict:
         device = generator.device
-        ids = torch.randint(len(data), (batch_size,), generator=generator, device=device)
+        ids = data.draw(batch_size, generator, self.max_voxels)
         rows, batch = data.rows(ids)
         x0 = latents[rows]
         coords = torch.cat([batch[:, None].int(), data.coords[rows].int()], dim=1)
@@ -93,9 +98,8 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stage = SLatFlowStage(
-        config["model"], **config["data"], parts=config["parts"], condition=config["condition"], device=device
-    )
+    settings = {k: config[k] for k in ("parts", "condition", "views", "max_voxels")}
+    stage = SLatFlowStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)
 
 

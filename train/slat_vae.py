@@ -27,7 +27,6 @@ from train.data.packed import FINE, LATTICE, PackedAssets, Voxels
 from train.loop import Stage, read_config, run
 from train.structure_vae import kl_divergence
 
-
 CELL = 2 / FINE  # a fine cell in the unit of the packed distances (half a coarse voxel)
 
 
@@ -43,9 +42,9 @@ def corner_table(device: torch.device | str) -> Tensor:
 
 def lattice_colors(colors: Tensor) -> Tensor:
     """Colours on 3^3 corners [N, 27, 3], linearly interpolated to the 5^3 lattice: [N, 125, 3]."""
-    grid = colors.transpose(1, 2).reshape(-1, 3, 3, 3, 3)
-    grid = F.interpolate(grid, size=(LATTICE,) * 3, mode="trilinear", align_corners=True)
-    return grid.flatten(2).transpose(1, 2)
+    line = colors.new_tensor([[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]])
+    weights = torch.einsum("ax,by,cz->abcxyz", line, line, line).reshape(LATTICE**3, 27)
+    return weights @ colors
 
 
 def lattice_normals(sdf: Tensor) -> Tensor:
@@ -158,22 +157,21 @@ class SLatVaeStage(Stage):
 
     trained = ("encoder", "gaussians", "mesh")
 
-    def __init__(self, model: dict, data: str, test: str, kl_weight: float, crop: int, device: str):
+    def __init__(self, model: dict, data: str, test: str, kl_weight: float, crop: int, max_voxels: int, device: str):
         super().__init__()
         self.encoder = SLatEncoder.from_args(**model["encoder"])
         self.gaussians = SLatGaussianDecoder.from_args(**model["gaussian_decoder"])
         self.mesh = SLatMeshDecoder.from_args(**model["mesh_decoder"])
-        self.kl_weight, self.crop = kl_weight, crop
-        self.data = PackedAssets(data, device, views=False)
-        self.test = PackedAssets(test, device, views=False)
+        self.kl_weight, self.crop, self.max_voxels = kl_weight, crop, max_voxels
+        self.data = PackedAssets(data, device, surface=True)
+        self.test = PackedAssets(test, device, surface=True)
         self.mesh_loss = MeshLoss(device)
         per_voxel = self.gaussians.representation["num_gaussians"]
         self.gaussian_loss = GaussianLoss(self.data.resolution, per_voxel, device)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Whole assets and, for the mesh head, one random crop of each."""
-        device = generator.device
-        ids = torch.randint(len(self.data), (batch_size,), generator=generator, device=device)
+        ids = self.data.draw(batch_size, generator, self.max_voxels)
         return self._with_crop(self.data.voxels(ids), batch_size, generator)
 
     def _with_crop(self, voxels: Voxels, batch_size: int, generator: torch.Generator) -> dict:
@@ -223,8 +221,8 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = {"kl_weight": config["kl_weight"], "crop": config["crop"], "device": device}
-    run(SLatVaeStage(config["model"], **config["data"], **settings), loop, out)
+    settings = {k: config[k] for k in ("kl_weight", "crop", "max_voxels")}
+    run(SLatVaeStage(config["model"], **config["data"], **settings, device=device), loop, out)
 
 
 if __name__ == "__main__":

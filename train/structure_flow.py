@@ -25,11 +25,11 @@ class StructureFlowStage(Stage):
 
     trained = ("flow",)
 
-    def __init__(self, model: dict, data: str, test: str, parts: dict, condition: dict, device: str):
+    def __init__(self, model: dict, data: str, test: str, parts: dict, condition: dict, views: int, device: str):
         super().__init__()
         self.flow = SparseStructureFlowModel.from_args(**model)
-        self.data = PackedAssets(data, device)
-        self.test = PackedAssets(test, device)
+        self.data = PackedAssets(data, device, views=views)
+        self.test = PackedAssets(test, device, views=views)
         self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
         self._decoder = [load_model(parts["structure_decoder"], device=device).eval()]
         encoder = load_model(parts["structure_encoder"], device=device).eval()
@@ -47,7 +47,7 @@ class StructureFlowStage(Stage):
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Latents, condition tokens, noise and times."""
         device = generator.device
-        ids = torch.randint(len(self.data), (batch_size,), generator=generator, device=device)
+        ids = self.data.draw(batch_size, generator)
         x0 = self.latents[ids]
         t = sample_times(batch_size, generator)
         noise = torch.randn(x0.shape, generator=generator, device=device)
@@ -70,7 +70,8 @@ class StructureFlowStage(Stage):
         z = sampler.sample(self.flow, noise, cond, torch.zeros_like(cond))
         logits = self._decoder[0](z)
         scores = intersection_over_union(logits, self.test.occupancy(ids))
-        return {"test_iou": float(scores.mean()), "test_empty": float((logits > 0).flatten(1).sum(1).eq(0).sum())}
+        empty = (logits > 0).flatten(1).sum(1).eq(0).sum()
+        return {"test_iou": float(scores.mean()), "test_empty": float(empty)}
 
     def hot_modules(self):
         """Transformer blocks."""
@@ -85,9 +86,8 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stage = StructureFlowStage(
-        config["model"], **config["data"], parts=config["parts"], condition=config["condition"], device=device
-    )
+    settings = {k: config[k] for k in ("parts", "condition", "views")}
+    stage = StructureFlowStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)
 
 

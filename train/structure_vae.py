@@ -49,12 +49,12 @@ class StructureVaeStage(Stage):
         self.encoder = SparseStructureEncoder.from_args(**model["encoder"])
         self.decoder = SparseStructureDecoder.from_args(**model["decoder"])
         self.kl_weight = kl_weight
-        self.data = PackedAssets(data, device, views=False)
-        self.test = PackedAssets(test, device, views=False)
+        self.data = PackedAssets(data, device)
+        self.test = PackedAssets(test, device)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Occupancies under a random symmetry."""
-        ids = torch.randint(len(self.data), (batch_size,), generator=generator, device=generator.device)
+        ids = self.data.draw(batch_size, generator)
         return {"grid": random_symmetry(self.data.occupancy(ids), generator)}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 FINE = 4  # fine cells a coarse voxel's edge is cut into
@@ -32,45 +32,82 @@ class Voxels:
         return torch.cat([self.sdf, self.colors.flatten(1) * 2 - 1], dim=1)
 
 
+SURFACE = ("sdf", "colors")
+
+
 class PackedAssets:
     """Assets of one packed folder, on `device`.
 
-    Parts that a stage does not need are left on disk (`views=False`, `voxels=False`).
+    What a stage does not need stays on disk: `views` is how many of the condition views are read (view 0 is the
+    canonical one), `geometry` reads the dense view targets, `surface` the distances and colours of voxels.
     """
 
-    def __init__(self, folder: Path | str, device: str | torch.device, views: bool = True, voxels: bool = True):
+    def __init__(
+        self,
+        folder: Path | str,
+        device: str | torch.device,
+        views: int = 0,
+        geometry: bool = False,
+        surface: bool = False,
+    ):
         folder = Path(folder)
-        chunk_files = sorted(folder.glob("chunk-*.safetensors"))
-        if not chunk_files:
+        files = sorted(folder.glob("chunk-*.safetensors"))
+        if not files:
             raise FileNotFoundError(f"{folder} holds no chunks; make them with python -m train.data.pack")
+        meta = json.loads((folder / "meta.json").read_text())
+        self.categories: list[str] = meta["categories"]
+        self.color_names: list[str] = meta["colors"]
+        self.finishes: list[str] = meta["finishes"]
         self.device = torch.device(device)
         self.resolution = 32
-        parts: dict[str, list[Tensor]] = {}
         self.captions: list[list[str]] = []
         self.specs: list[dict] = []
         self.pairs: list[dict] = []
-        for file in chunk_files:
+        for file in files:
             side = json.loads(file.with_suffix(".json").read_text())
             base = len(self.captions)
             self.captions += side["captions"]
             self.specs += side["specs"]
             for pair in side["pairs"]:
                 self.pairs.append({**pair, "source": base + pair["source"], "target": base + pair["target"]})
-            for key, value in load_file(file).items():
-                is_view = key in ("views", "normals")
-                is_voxel = key in ("coords", "sdf", "colors")
-                if (is_view and not views) or (is_voxel and not voxels):
-                    continue
-                parts.setdefault(key, []).append(value.to(self.device))
-        for key in list(parts):
-            setattr(self, key, torch.cat(parts.pop(key)))
-        self.counts: Tensor
+        wanted = {"counts", "category", "color", "finish", "coords"}
+        wanted |= {"views"} if views else set()
+        wanted |= {"normals"} if geometry else set()
+        wanted |= set(SURFACE) if surface else set()
+        self._read(files, wanted, views)
         self.offsets = torch.zeros(len(self.captions) + 1, dtype=torch.int64, device=self.device)
         self.offsets[1:] = self.counts.long().cumsum(0)
-        meta = json.loads((folder / "meta.json").read_text())
-        self.categories: list[str] = meta["categories"]
-        self.color_names: list[str] = meta["colors"]
-        self.finishes: list[str] = meta["finishes"]
+
+    def _read(self, files: list[Path], wanted: set[str], views: int) -> None:
+        """Fill preallocated tensors chunk by chunk, so that loading needs no second copy."""
+        totals: dict[str, int] = {}
+        for file in files:
+            with safe_open(file, "pt") as chunk:
+                for key in wanted:
+                    totals[key] = totals.get(key, 0) + chunk.get_slice(key).get_shape()[0]
+        filled = dict.fromkeys(wanted, 0)
+        for file in files:
+            with safe_open(file, "pt") as chunk:
+                for key in wanted:
+                    part = chunk.get_slice(key)
+                    value = part[:, :views] if key in ("views", "normals") else part[:]
+                    if filled[key] == 0:
+                        shape = (totals[key], *value.shape[1:])
+                        setattr(self, key, torch.empty(shape, dtype=value.dtype, device=self.device))
+                    getattr(self, key)[filled[key] : filled[key] + len(value)] = value.to(self.device)
+                    filled[key] += len(value)
+
+    def forget_surface(self) -> None:
+        """Free the distances and colours."""
+        for key in SURFACE:
+            delattr(self, key)
+
+    def draw(self, count: int, generator: torch.Generator, max_voxels: int | None = None) -> Tensor:
+        """Random assets [count]; with `max_voxels` only those that have no more."""
+        if max_voxels is None:
+            return torch.randint(len(self), (count,), generator=generator, device=self.device)
+        eligible = torch.nonzero(self.counts <= max_voxels).squeeze(1)
+        return eligible[torch.randint(len(eligible), (count,), generator=generator, device=self.device)]
 
     def __len__(self) -> int:
         return len(self.captions)
