@@ -159,26 +159,20 @@ def load_model(
 
 
 class _NoInitialValues(TorchFunctionMode):
-    """Leaves out initial values, which a loader replaces anyway; memory that is never written costs nothing.
+    """Leaves out random initial values, which a loader replaces anyway.
 
     The meta device would do the same, but many of its functions import torch's compiler: seconds of a cold start.
     """
-
-    _skipped = {
-        "normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "zeros_",
-        "ones_",
-    }
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.randn:
             func = torch.empty
-        elif getattr(func, "__name__", "") == "normal_":
-            # torch's truncated normal draws again until every value is in range: left as it was, memory that
-            # holds anything else would keep it drawing for ever.
-            return args[0].zero_()
-        elif getattr(func, "__name__", "") in self._skipped:
+        elif func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        elif func in (Tensor.normal_, Tensor.uniform_):
+            # Zeros, not whatever lies there: a truncated normal draws again until all values are in range.
+            return args[0].zero_()
         return func(*args, **kwargs)
 
 
