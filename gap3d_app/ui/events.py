@@ -14,7 +14,7 @@ from gap3d_app.background import cut_out, on_checkerboard
 from gap3d_app.errors import Gap3DError, InputError
 from gap3d_app.prompt import clean_text, open_image
 from gap3d_app.settings import SEED_MAX, Settings
-from gap3d_app.ui import runs, texts
+from gap3d_app.ui import fields, runs, texts
 from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Handlers:
         first = _verdict(lambda: _require_something(prompt, picture))
         checks = [gr.validate(True, ""), gr.validate(True, ""), gr.validate(True, "")]
         specs = Settings.specs()
-        for name, value in zip(self.parts.settings, values, strict=True):
+        for name, value in self._settings(values).items():
             allowed = value is None or (name == "seed" and randomise)
             checks.append(gr.validate(True, "") if allowed else _verdict(lambda n=name, v=value: specs[n].check(v)))
         return [first, *checks]
@@ -66,7 +66,7 @@ class Handlers:
         self, progress: Progress, prompt: Any, picture: Any, background: Any, randomise: Any, *values: Any
     ) -> Iterator[dict]:
         parts = self.parts
-        settings = dict(zip(parts.settings, values, strict=True))
+        settings = self._settings(values)
         if randomise:
             settings["seed"] = secrets.randbelow(SEED_MAX + 1)
         pictures: dict[str, str] = {}
@@ -98,9 +98,13 @@ class Handlers:
                 yield {parts.status: progress.html()}
         progress.seconds = result.seconds
         progress.end("done", texts.DONE.format(seconds=sum(result.seconds.values())))
-        for warning in result.warnings:
-            gr.Warning(escape(warning))
         yield {parts.status: progress.html(), parts.result: result.key}
+
+    def _settings(self, values: tuple) -> dict[str, Any]:
+        """Values by name; what was typed into a text box as a number, None where it is empty."""
+        specs = Settings.specs()
+        named = zip(self.parts.settings, values, strict=True)
+        return {name: value if specs[name].kind == "choice" else fields.number(value) for name, value in named}
 
     def show(self, key: str | None) -> dict:
         """Put a finished run's files on the page.
@@ -117,11 +121,18 @@ class Handlers:
             **{button: gr.update(value=str(path), interactive=True) for button, path in files.items()},
         }
 
-    def cancelled(self) -> str:
-        """Show that the run is over; gradio has closed the generator by its `cancels`."""
+    def ended(self, card: Any) -> dict:
+        """There is nothing to cancel any more; a card that still says "running" is that of a cancelled run.
+
+        Runs after the run, however it ended: an answer to the Cancel button itself could be overtaken by the run's
+        last message.
+        """
+        parts, update = self.parts, gr.update(interactive=False)
+        if not isinstance(card, str) or not any(f'data-state="{state}"' in card for state in ("running", "loading")):
+            return {parts.status: gr.skip(), parts.cancel: update}
         progress = Progress()
         progress.end("cancelled", texts.CANCELLED)
-        return progress.html()
+        return {parts.status: progress.html(), parts.cancel: update}
 
     def cut_out(self, picture: Any, background: Any) -> dict:
         """Show what will be taken from a picture before anybody runs anything."""
@@ -147,9 +158,10 @@ class Handlers:
         folder = self.work.result(key)
         if folder is None:
             raise gr.Error(texts.TURNTABLE_GONE, title=texts.ERROR_TITLE, print_exception=False)
-        message = path = None
+        message = None
         try:
-            for share, path in runs.turntable(folder):
+            for share, made in runs.turntable(folder):
+                path = made
                 words = texts.TURNTABLE_MAKING.format(percent=round(100 * share))
                 yield {parts.turntable: gr.update(value=words, interactive=False)}
         except Gap3DError as error:

@@ -74,7 +74,8 @@ SLIDER_STEPS = 200  # a range of more steps is typed, not dragged
 def control(spec: Spec, **kwargs: Any) -> Any:
     """The control of one setting, with its range, unit and help.
 
-    Sampling settings are numbers that may stay empty: then the preset's value holds.
+    Sampling settings may stay empty: then the preset's value holds. They are text boxes, because gradio turns an
+    empty number into 0; `number` reads them.
     """
     label = f"{spec.label} ({spec.unit})" if spec.unit else spec.label
     common = dict(label=label, info=spec.help, elem_id=f"set-{spec.name}", **kwargs)
@@ -82,7 +83,22 @@ def control(spec: Spec, **kwargs: Any) -> Any:
         return Dropdown(choices=list(spec.choices), value=spec.default, **common)
     if spec.group == "sampling":
         placeholder = f"{texts.FROM_PRESET} ({spec.minimum:g} to {spec.maximum:g})"
-        return Number(value=None, placeholder=placeholder, step=spec.step, **common)
+        return Text(value="", placeholder=placeholder, max_lines=1, **common)
     if (spec.maximum - spec.minimum) / spec.step <= SLIDER_STEPS:
         return Slider(spec.minimum, spec.maximum, spec.default, step=spec.step, **common)
     return Number(value=spec.default, step=spec.step, **common)
+
+
+def number(value: Any) -> Any:
+    """The number that a text box holds, None for an empty one, and anything else as it is for the schema to judge."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not text:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return value

@@ -30,8 +30,9 @@ HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 _SHOW_BLEND = (
     "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
 )
-_ENABLE = "() => ({__type__: 'update', interactive: true})"
-_DISABLE = "() => ({__type__: 'update', interactive: false})"
+_ENABLE = (
+    "(prompt, picture) => ({__type__: 'update', interactive: Boolean(picture) || (prompt || '').trim().length > 0})"
+)
 _DOWNLOAD = (
     "() => { setTimeout(() => document.querySelector('a#turntable-file, #turntable-file a, #turntable-file')"
     "?.click(), 300); }"
@@ -131,9 +132,9 @@ def _composer(parts: Parts) -> None:
     with gr.Row(elem_classes="g-pictures", equal_height=True):
         parts.picture = fields.Picture(
             label=texts.PICTURE_LABEL, type="filepath", sources=["upload"], height=190,
-            elem_id="picture", buttons=[], min_width=130,
+            elem_id="picture", buttons=[], min_width=110,
         )
-        with gr.Column(min_width=130):
+        with gr.Column(min_width=110):
             parts.cut_out = gr.HTML(cut_out_html(None, texts.CUT_OUT_EMPTY), elem_id="cut-out")
     methods = [(texts.METHODS[name], name) for name in METHODS if name != "u2net" or u2net_file()]
     parts.background = fields.Dropdown(methods, value="auto", label=texts.METHOD_LABEL, visible=False,
@@ -195,17 +196,17 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         api_name="page_generate", api_visibility="private", show_progress="minimal", show_progress_on=parts.status,
         trigger_mode="once", **MODEL,
     )
+    # A waiting run can be cancelled too, so the button must not wait for the run's first step. Listeners of one
+    # click follow each other: this one must come first.
+    parts.generate.click(None, [parts.prompt, parts.picture], parts.cancel, js=_ENABLE, **HIDDEN)
     run = parts.generate.click(**start)
-    # A waiting run can be cancelled too, so the button must not wait for the run's first step.
-    parts.generate.click(None, None, parts.cancel, js=_ENABLE, **HIDDEN)
-    run.then(None, None, parts.cancel, js=_DISABLE, **HIDDEN)
     run.success(
         handlers.show, parts.result, [parts.viewer, *parts.downloads], api_name="page_show", queue=False, **HIDDEN
     )
-    stop = parts.cancel.click(
-        handlers.cancelled, None, parts.status, cancels=run, queue=False, api_name="page_cancel", **HIDDEN
+    run.then(
+        handlers.ended, parts.status, [parts.status, parts.cancel], api_name="page_ended", queue=False, **HIDDEN
     )
-    stop.then(None, None, parts.cancel, js=_DISABLE, **HIDDEN)
+    parts.cancel.click(None, None, None, cancels=run, **HIDDEN)
     for change in (parts.prompt.change, parts.picture.change):
         change(None, [parts.prompt, parts.picture], parts.blend, js=_SHOW_BLEND, **HIDDEN)
     parts.picture.change(

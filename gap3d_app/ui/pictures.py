@@ -45,7 +45,7 @@ def data_uri(picture: Image.Image) -> str:
 
 @torch.no_grad()
 def _render(thing: Mesh | Gaussians) -> Image.Image:
-    extrinsics, intrinsics = orbit_camera(_YAW, _PITCH, 2.0, 40.0)
+    extrinsics, intrinsics = orbit_camera(_YAW, _PITCH, 2.3, 40.0)
     if isinstance(thing, Mesh):
         rgba = render_mesh(thing, extrinsics[None], intrinsics[None], SIZE, ssaa=2)[0]
     else:
