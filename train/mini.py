@@ -57,8 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--groups", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--stages", nargs="+", help="only these of the chosen groups")
-    parser.add_argument("--count", type=int, default=16000)
-    parser.add_argument("--edits", type=int, default=4000)
+    parser.add_argument("--count", type=int, default=12000)
+    parser.add_argument("--edits", type=int, default=3000)
     args, overrides = parser.parse_known_args()
     for group in args.groups:
         if group == 0:
