@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fast_simplification
 import numpy as np
 
 from gap3d_app.geometry.topology import components, directed_edges, face_cross, is_watertight
@@ -55,6 +54,8 @@ def simplify(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> tupl
     faces = np.ascontiguousarray(faces, dtype=np.int64)
     if len(faces) <= target_faces or target_faces < 4:
         return vertices, faces
+    import fast_simplification  # here, so that training machines can clean meshes without it
+
     closed = is_watertight(faces)
     result = None
     for factor, aggression in ((1.0, 5), (1.0, 2), (1.5, 3), (2.5, 2), (4.0, 1)):
