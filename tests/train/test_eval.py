@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from train.data.fields import surface_fields
 from train.data.packed import Voxels
 from train.data.procedural.look import COLORS, FINISHES
 from train.data.procedural.split import is_held_out
+from train.eval.curves import read_log
 from train.eval.geometry_metrics import (
     best_yaw_iou,
     count_parts,
@@ -176,6 +179,31 @@ def test_every_figure_on_tiny_networks(weights, tmp_path) -> None:
     rows = json.loads((tmp_path / "samples.json").read_text())
     assert len(rows["text"]) == 2 and len(rows["edits"]) == 2
     assert {p.name for p in tmp_path.glob("*.png")} == {f"{k}.png" for k in session.tiles}
+    write_card(weights, tmp_path)
+
+
+def write_card(weights, folder) -> None:
+    """The model card of these figures and of made-up logs."""
+    runs = folder / "runs"
+    for stage in ("structure_vae", "slat_flow"):
+        (runs / stage).mkdir(parents=True)
+        lines = [{"step": i, "loss": 2.0**-i, "seconds": 12.0 * i} for i in range(1, 21)]
+        lines += [{"step": 20, "test_iou": 0.5}]
+        text = "\n".join(map(json.dumps, lines)) + '\n{"step": 21, "lo'  # killed while it wrote
+        (runs / stage / "log.jsonl").write_text(text)
+    log = read_log(runs / "structure_vae" / "log.jsonl")
+    assert (log.name, log.steps, log.minutes, log.followed) == ("structure_vae", 20, 4.0, ["test_iou"])
+    result = subprocess.run(
+        [sys.executable, "-m", "train.eval.card", "--eval", folder, "--weights", weights, "--runs", runs],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    card = (weights / "README.md").read_text()
+    assert "| structure_vae | 20 | 4.0 |" in card and "| structure VAE IoU |" in card
+    assert "| slat_encoder |" in card and "samples.jpg" in card and str(folder) not in card
+    for name in ("curves.png", "samples.jpg", "samples_image.jpg", "samples_edits.jpg"):
+        assert (weights / name).is_file()
+    hub.verify(weights)  # the card changes nothing that the app checks
 
 
 def test_batches_repeat_the_app(weights) -> None:
