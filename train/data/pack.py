@@ -1,7 +1,11 @@
-"""Pack procedural assets for training: meshes -> views, surface fields, captions, in chunks.
+"""Pack assets for training: meshes -> views, surface fields, captions, in chunks.
 
     python -m train.data.pack --out data/train --count 16000 --edits 4000 --workers 12
     python -m train.data.pack --out data/test --split test --count 500 --edits 150 --seed 1
+    python -m train.data.pack --out data/train --glbs DIR
+
+Without --glbs the assets are procedural. With it they are those of a folder of GLBs with a metadata.csv (captions
+from there; labels that the procedural assets do not know are -1; no edit pairs) and join what is in --out.
 
 Chunk k of a folder is a function of (seed, split, k) alone: an interrupted run goes on where it stopped, and
 a chunk that exists is left as it is. Workers are processes; with CUDA they share the GPU, whose part of the
@@ -11,15 +15,20 @@ work (distance fields, rendering) is short.
 import argparse
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from gap3d_app.errors import Gap3DError, InputError
+from gap3d_app.values import Mesh
 from train.data.fields import surface_fields
+from train.data.glb_reader import load_glb
+from train.data.layout import SourceAsset, read_assets
+from train.data.packed import quantized_surface
 from train.data.procedural.captions import captions
 from train.data.procedural.categories import CATEGORIES
 from train.data.procedural.edits import sample_edit
@@ -29,12 +38,15 @@ from train.data.views import condition_cameras, render_views
 
 CHUNK = 64
 CATEGORY_NAMES = sorted(CATEGORIES)
-COLOR_STEP = 2  # colours are kept on every second lattice corner
+COLOR_NAMES, FINISH_NAMES = list(COLORS), list(FINISHES)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One chunk: `count` single assets from `first` on, or edit pairs (two assets each)."""
+    """One chunk: `count` single assets from `first` on, edit pairs (two assets each), or `glbs`.
+
+    `label` is a part of the file's name, for chunks that are not procedural.
+    """
 
     out: str
     number: int
@@ -44,10 +56,17 @@ class Job:
     seed: int
     split: str
     views: int
+    label: str = ""
+    glbs: tuple[SourceAsset, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The chunk's file."""
+        return Path(self.out) / f"chunk-{self.label}{self.number:05d}.safetensors"
 
 
 def chunk_specs(job: Job) -> tuple[list, list[dict]]:
-    """The specs of a chunk, and its edit pairs as indices into them."""
+    """The specs of a procedural chunk, and its edit pairs as indices into them."""
     if job.kind == "single":
         return [sample_spec(job.seed, i, job.split) for i in range(job.first, job.first + job.count)], []
     specs, pairs = [], []
@@ -59,77 +78,142 @@ def chunk_specs(job: Job) -> tuple[list, list[dict]]:
     return specs, pairs
 
 
-def pack_chunk(job: Job) -> str:
-    """Build, measure and render the assets of one chunk; returns the file's name."""
-    path = Path(job.out) / f"chunk-{job.number:05d}.safetensors"
-    if path.exists():
-        return path.name
+def read_glb(asset: SourceAsset) -> tuple[Mesh, list[str], dict]:
+    """Mesh, captions and description of an asset that was not made here; what is not known is ""."""
+    row = {k.lower(): v or "" for k, v in asset.row.items()}
+    names = (row.get("category", ""), row.get("name", ""))
+    texts = list(asset.captions) or [next((n for n in names[::-1] if n), Path(asset.name).stem).replace("_", " ")]
+    spec = {"category": next((n for n in names if n in CATEGORY_NAMES), names[0]), "caption": max(texts, key=len)}
+    spec |= {k: row.get(k, "") for k in ("color", "secondary", "finish", "size", "style", "kind")}
+    return load_glb(asset.path), texts, spec | {"parts": [], "seed": 0}
+
+
+def label(name: str, names: list[str]) -> torch.Tensor:
+    """[1] int16 number of a class, -1 for one that is not among `names`."""
+    return torch.tensor([names.index(name) if name in names else -1], dtype=torch.int16)
+
+
+def pack_asset(mesh: Mesh, spec: dict, seed: int, views: int) -> dict[str, torch.Tensor]:
+    """Everything that is stored of one asset, on the mesh's device; the first axis is ragged for voxels, else 1."""
+    fields = surface_fields(mesh)
+    pictures = render_views(mesh, condition_cameras(seed, views, mesh))
+    return {
+        "views": pictures.rgb[None],
+        "normals": pictures.dense_targets()[None],
+        **quantized_surface(fields),
+        "counts": torch.tensor([len(fields)], dtype=torch.int32),
+        "category": label(spec["category"], CATEGORY_NAMES),
+        "color": label(spec["color"], COLOR_NAMES),
+        "finish": label(spec["finish"], FINISH_NAMES),
+    }
+
+
+def pack_chunk(job: Job) -> list[str]:
+    """Build or read, measure and render the assets of one chunk; returns GLBs that failed, with the reason."""
+    if job.path.exists():
+        return []
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    specs, pairs = chunk_specs(job)
+    specs, pairs = ([], []) if job.glbs else chunk_specs(job)
+    side: dict[str, list] = {"captions": [], "specs": [], "pairs": pairs}
     arrays: dict[str, list[torch.Tensor]] = {}
-    for k, spec in enumerate(specs):
-        mesh = build(spec).to(device)
-        fields = surface_fields(mesh, device=device)
+    failed = []
+    for k, source in enumerate(job.glbs or specs):
         seed = job.seed * 1_000_003 + job.number * CHUNK * 2 + k
-        views = render_views(mesh, condition_cameras(seed, job.views, mesh))
-        colors = fields.colors.view(-1, 5, 5, 5, 3)[:, ::COLOR_STEP, ::COLOR_STEP, ::COLOR_STEP]
-        row = {
-            "views": views.rgb[None],
-            "normals": views.dense_targets()[None],
-            "coords": fields.coords.to(torch.uint8),
-            "sdf": (fields.sdf.float() * 127).round().to(torch.int8),
-            "colors": colors.reshape(len(colors), -1, 3),
-            "counts": torch.tensor([len(fields.coords)], dtype=torch.int32),
-            "category": torch.tensor([CATEGORY_NAMES.index(spec.category)], dtype=torch.int16),
-            "color": torch.tensor([list(COLORS).index(spec.color)], dtype=torch.int16),
-            "finish": torch.tensor([list(FINISHES).index(spec.finish)], dtype=torch.int16),
-        }
+        try:
+            mesh, texts, spec = read_glb(source) if job.glbs else (build(source), captions(source), source.to_dict())
+            row = pack_asset(mesh.to(device), spec, seed, job.views)
+        except Exception as error:
+            if not job.glbs:  # a procedural asset that fails is a fault of the program
+                raise
+            failed.append(f"{source.name}: {error}")
+            continue
+        side["captions"].append(texts)
+        side["specs"].append(spec)
         for key, value in row.items():
             arrays.setdefault(key, []).append(value.cpu())
-    side = {
-        "captions": [captions(s) for s in specs],
-        "specs": [s.to_dict() for s in specs],
-        "pairs": pairs,
-    }
-    path.with_suffix(".json").write_text(json.dumps(side))
-    part = path.with_suffix(".part")
-    save_file({k: torch.cat(v).contiguous() for k, v in arrays.items()}, part)
-    os.replace(part, path)
-    return path.name
+    if arrays:
+        job.path.with_suffix(".json").write_text(json.dumps(side))
+        part = job.path.with_suffix(".part")
+        save_file({k: torch.cat(v).contiguous() for k, v in arrays.items()}, part)
+        os.replace(part, job.path)
+    return failed
 
 
-def main() -> None:
-    """Command line."""
+def glb_jobs(glbs: Path, out: Path, split: str, count: int | None, seed: int, views: int) -> list[Job]:
+    """Chunks of a folder of GLBs: rows of `split`, if the metadata says so, and of no other."""
+    assets = [a for a in read_assets(glbs) if a.row.get("split") in (None, "", split)][:count]
+    groups = [tuple(assets[i : i + CHUNK]) for i in range(0, len(assets), CHUNK)]
+    name = f"{glbs.resolve().name}-"
+    return [
+        Job(str(out), n, "glb", n * CHUNK, len(group), seed, split, views, name, group)
+        for n, group in enumerate(groups)
+    ]
+
+
+def procedural_jobs(out: Path, split: str, count: int, edits: int, seed: int, views: int) -> list[Job]:
+    """Chunks of single assets, then of edit pairs."""
+    jobs: list[Job] = []
+    for kind, total, size in (("single", count, CHUNK), ("edit", edits, CHUNK // 2)):
+        for first in range(0, total, size):
+            jobs.append(Job(str(out), len(jobs), kind, first, min(size, total - first), seed, split, views))
+    return jobs
+
+
+def write_meta(out: Path, views: int, seed: int, join: bool) -> None:
+    """meta.json: names of the labels; a folder that is joined keeps its own.
+
+    Raises:
+        InputError: the folder's assets have another number of views.
+    """
+    path = out / "meta.json"
+    if join and path.exists():
+        there = json.loads(path.read_text())["views"]
+        if there != views:
+            raise InputError(f"{out} holds assets with {there} views, not {views}; pass --views {there}.")
+        return
+    names = {"categories": CATEGORY_NAMES, "colors": COLOR_NAMES, "finishes": FINISH_NAMES}
+    path.write_text(json.dumps({**names, "views": views, "seed": seed}))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code (2 for bad input)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=1000, help="single assets")
+    parser.add_argument("--glbs", type=Path, help="folder of GLBs with metadata.csv, instead of procedural assets")
+    parser.add_argument("--count", type=int, help="single assets (default: 1000, or all GLBs)")
     parser.add_argument("--edits", type=int, default=0, help="edit pairs (two assets each)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", choices=("train", "test"), default="train")
+    parser.add_argument("--split", choices=("train", "test", "val"), default="train")
     parser.add_argument("--views", type=int, default=5, help="condition views per asset, the canonical one first")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    names = {"categories": CATEGORY_NAMES, "colors": list(COLORS), "finishes": list(FINISHES)}
-    (args.out / "meta.json").write_text(json.dumps({**names, "views": args.views, "seed": args.seed}))
-    jobs: list[Job] = []
-    for kind, total, size in (("single", args.count, CHUNK), ("edit", args.edits, CHUNK // 2)):
-        for first in range(0, total, size):
-            count = min(size, total - first)
-            jobs.append(
-                Job(str(args.out), len(jobs), kind, first, count, args.seed, args.split, args.views)
-            )
+    try:
+        if args.glbs:
+            jobs = glb_jobs(args.glbs, args.out, args.split, args.count, args.seed, args.views)
+        else:
+            count = 1000 if args.count is None else args.count
+            jobs = procedural_jobs(args.out, args.split, count, args.edits, args.seed, args.views)
+        write_meta(args.out, args.views, args.seed, join=args.glbs is not None)
+    except Gap3DError as error:
+        print(error, file=sys.stderr)
+        return 2
+    failed: list[str] = []
     if args.workers > 1:
         with torch.multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-            for _ in tqdm(pool.imap_unordered(pack_chunk, jobs), total=len(jobs), desc=args.out.name):
-                pass
+            for part in tqdm(pool.imap_unordered(pack_chunk, jobs), total=len(jobs), desc=args.out.name):
+                failed += part
     else:
         for job in tqdm(jobs, desc=args.out.name):
-            pack_chunk(job)
-    sizes = np.array([f.stat().st_size for f in args.out.glob("chunk-*.safetensors")])
-    print(f"{args.out}: {len(jobs)} chunks, {args.count + 2 * args.edits} assets, {sizes.sum() / 1e9:.2f} GB")
+            failed += pack_chunk(job)
+    for line in failed:
+        print(line, file=sys.stderr)
+    total = sum(f.stat().st_size for f in args.out.glob("chunk-*.safetensors"))
+    assets = sum(job.count * (2 if job.kind == "edit" else 1) for job in jobs) - len(failed)
+    print(f"{args.out}: {len(jobs)} chunks, {assets} assets, {total / 1e9:.2f} GB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

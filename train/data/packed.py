@@ -3,7 +3,7 @@
 `train.data.pack` writes chunks (one safetensors and one JSON each); this class concatenates them. Per asset
 i: `views` condition views (RGB premultiplied on black, uint8), labels, captions and a ragged run of active
 voxels (rows `offsets[i]:offsets[i+1]`) with the signed distance on the 5x5x5 lattice corners of each voxel
-and colours on every second of those corners (3x3x3).
+and colours on every second of those corners (3x3x3). A label of -1 is not known.
 """
 
 import json
@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from train.data.fields import SurfaceFields
 
 FINE = 4  # fine cells a coarse voxel's edge is cut into
 LATTICE = FINE + 1
@@ -31,8 +33,25 @@ class Voxels:
         """Input of the SLAT encoder, [N, 206]: signed distances and centred colours of the surface."""
         return torch.cat([self.sdf, self.colors.flatten(1) * 2 - 1], dim=1)
 
+    @classmethod
+    def from_packed(cls, coords: Tensor, sdf: Tensor, colors: Tensor) -> "Voxels":
+        """Undo `quantized_surface`: sdf [N, 125] int8, colors [N, 27, 3] uint8; coords stay as they are."""
+        return cls(coords, (sdf.float() * (2 / 127)).clamp(-1, 1), colors.float() / 255)
+
 
 SURFACE = ("sdf", "colors")
+COLOR_STEP = 2  # colours are kept on every second lattice corner
+
+
+def quantized_surface(fields: SurfaceFields) -> dict[str, Tensor]:
+    """A surface as it is stored: coords [V, 3] uint8, sdf [V, 125] int8 (127 is one coarse voxel), colors
+    [V, 27, 3] uint8."""
+    colors = fields.colors.view(-1, LATTICE, LATTICE, LATTICE, 3)[:, ::COLOR_STEP, ::COLOR_STEP, ::COLOR_STEP]
+    return {
+        "coords": fields.coords.to(torch.uint8),
+        "sdf": (fields.sdf.float() * 127).round().to(torch.int8),
+        "colors": colors.reshape(len(colors), -1, 3),
+    }
 
 
 class PackedAssets:
@@ -132,11 +151,8 @@ class PackedAssets:
     def voxels(self, ids: Tensor) -> Voxels:
         """The ragged voxel batch of assets `ids`."""
         rows, batch = self.rows(ids)
-        return Voxels(
-            coords=torch.cat([batch[:, None].int(), self.coords[rows].int()], dim=1),
-            sdf=(self.sdf[rows].float() * (2 / 127)).clamp(-1, 1),
-            colors=self.colors[rows].float() / 255,
-        )
+        coords = torch.cat([batch[:, None].int(), self.coords[rows].int()], dim=1)
+        return Voxels.from_packed(coords, self.sdf[rows], self.colors[rows])
 
     def occupancy(self, ids: Tensor) -> Tensor:
         """Dense occupancy [B, 1, 32, 32, 32] of assets `ids`, 0 or 1 in float32."""

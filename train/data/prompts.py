@@ -17,7 +17,12 @@ UNCHANGED = ("the same", "exactly this", "keep everything", "no changes", "just 
 
 
 def describe(spec: dict) -> str:
-    """What the language model learns to answer: the attributes of an asset in a fixed order."""
+    """What the language model learns to answer: the attributes of an asset in a fixed order.
+
+    Of an asset whose attributes are not known, its caption.
+    """
+    if "caption" in spec:
+        return spec["caption"]
     parts = ", ".join(spec["parts"]) or "none"
     values = [spec["category"], spec["kind"] or "plain", spec["color"], spec["secondary"], spec["finish"]]
     return "; ".join([*values, spec["size"] or "usual", spec["style"] or "usual", parts])
