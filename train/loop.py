@@ -178,6 +178,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _global_random() -> dict[str, Tensor]:
+    """States of torch's own generators, which noise inside networks comes from."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
 def save_checkpoint(folder: Path, step: int, params, ema: Ema, optimizers, generator, seconds: float) -> None:
     """Write everything a resume needs to `folder` (safetensors and one JSON), replacing the older one."""
     temp = folder.with_name(folder.name + ".part")
@@ -187,7 +193,7 @@ def save_checkpoint(folder: Path, step: int, params, ema: Ema, optimizers, gener
     for i, optimizer in enumerate(optimizers):
         flat = {k: v.contiguous() for k, v in _flatten_optimizer(optimizer).items()}
         save_file(flat, temp / f"optimizer{i}.safetensors")
-    save_file({"state": generator.get_state()}, temp / "random.safetensors")
+    save_file({"state": generator.get_state(), **_global_random()}, temp / "random.safetensors")
     (temp / "state.json").write_text(
         json.dumps({"step": step, "ema_updates": ema.updates, "seconds": seconds})
     )
@@ -212,7 +218,12 @@ def load_checkpoint(folder: Path, params, ema: Ema, optimizers, generator) -> tu
             _load_optimizer(optimizer, load_file(path))
     random_file = folder / "random.safetensors"
     if random_file.exists():
-        generator.set_state(load_file(random_file)["state"])
+        states = load_file(random_file)
+        generator.set_state(states["state"])
+        if "cpu" in states:
+            torch.set_rng_state(states["cpu"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
     ema.updates = state["ema_updates"]
     return state["step"], state["seconds"]
 
