@@ -18,10 +18,12 @@ from gap3d_app.models.gap3d_objective import GridObjective
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 from gap3d_app.models.token_grid import GridState, pack_grid, unpack_grid
+from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank
 from train.image_encoder import augment
 from train.loop import Stage, read_config, run
+from train.samples import save_sheet
 
 KINDS = {"caption": 0.6, "edit": 0.3, "unchanged": 0.1}
 
@@ -83,9 +85,9 @@ class GridAlignmentStage(Stage):
         return losses["loss"], {k: v.detach() for k, v in losses.items() if k != "loss"}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out mean patch cosine per kind of prompt (20 steps, guidance 3)."""
+        """Held-out mean patch cosine per kind of prompt (20 steps, guidance 3); grids beside their targets."""
         generator = torch.Generator(self.test.device).manual_seed(0)
-        batch = self._batch(self.test, self.test_bank, 256, generator)
+        batch = self._batch(self.test, self.test_bank, min(256, 2 * len(self.test)), generator)
         cond = self._condition(batch["prompts"]).float()
         noise = torch.randn(batch["tokens"].shape, generator=generator, device=cond.device)
         noise = unpack_grid(noise, self.side, self.side)
@@ -96,10 +98,14 @@ class GridAlignmentStage(Stage):
 
         made = pack_grid(*sampler_sample(sampler, velocity, noise, cond))
         cosine = torch.cosine_similarity(made[:, 5:], batch["tokens"][:, 5:], dim=-1).mean(1)
-        scores, start = {}, 0
+        scores, images, start = {}, [], 0
         for kind, (ids, _) in batch["prompts"].items():
             scores[f"test_cosine_{kind}"] = float(cosine[start : start + len(ids)].mean())
+            for target, result in zip(batch["tokens"][start : start + 4], made[start : start + len(ids)], strict=False):
+                basis = token_basis(target[-self.side**2 :])
+                images += [token_picture(grid, basis=basis) for grid in (target, result)]
             start += len(ids)
+        save_sheet(folder, step, images, columns=8)
         return scores
 
     def hot_modules(self):

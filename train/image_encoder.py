@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.image_encoder import ImageEncoder
+from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
 from train.loop import Stage, read_config, run
+from train.samples import photo, save_sheet
 
 
 def augment(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -118,8 +120,8 @@ class ImageEncoderStage(Stage):
         logits = self.labels(tokens[:, 0]).float().split(self.sizes, 1)
         for i, (name, weight) in enumerate((("category", 0.5), ("color", 0.5), ("finish", 0.2))):
             target = batch["labels"][:, i]
-            loss = loss + weight * F.cross_entropy(logits[i], target)
-            metrics[f"acc_{name}"] = (logits[i].detach().argmax(1) == target).float().mean()
+            loss = loss + weight * known_cross_entropy(logits[i], target)
+            metrics[f"acc_{name}"] = known_accuracy(logits[i].detach(), target)
         patch_tokens = tokens[:, -side * side :]
         dense = self.patches(patch_tokens).float()
         rgb, geo = dense.split([48, 16], dim=2)
@@ -136,9 +138,14 @@ class ImageEncoderStage(Stage):
         return loss + 4 * rgb_loss + 2 * geo_loss + 4 * occ_loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out metrics."""
+        """Held-out metrics; pictures beside their token grids."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, min(512, 2 * len(self.test)), generator, False)
+        grids = self.encoder.encode(batch["images"][:8])
+        basis = token_basis(grids[:, -self.encoder.grid_size**2 :].flatten(0, 1))
+        shown = zip(batch["images"], grids, strict=False)
+        pairs = [(photo(image), token_picture(grid, basis=basis)) for image, grid in shown]
+        save_sheet(folder, step, [picture for pair in pairs for picture in pair], columns=4)
         return {f"test_{k}": float(v) for k, v in self.forward(batch)[1].items()}
 
     def hot_modules(self):
@@ -148,6 +155,19 @@ class ImageEncoderStage(Stage):
     def save_models(self, folder: Path) -> None:
         """`image_encoder`."""
         save_model(self.encoder, folder / "image_encoder")
+
+
+def known_cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy over the samples whose label is known (not -1); 0 if none is."""
+    total = F.cross_entropy(
+        logits.float(), target, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total / (target >= 0).sum().clamp(min=1)
+
+
+def known_accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of right answers among the samples whose label is known; 0 if none is."""
+    return (logits.argmax(1) == target).sum() / (target >= 0).sum().clamp(min=1)
 
 
 def _per_patch(maps: Tensor, side: int, cells: int) -> Tensor:

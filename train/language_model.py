@@ -42,7 +42,8 @@ class LanguageModelStage(Stage):
             tokenizer.parent.mkdir(parents=True, exist_ok=True)
             train_tokenizer(tokenizer_texts(self.data), vocabulary).save(str(tokenizer))
         self.tokenizer_file = tokenizer
-        ids = token_settings(Tokenizer.from_file(str(tokenizer)))
+        self._tokens = Tokenizer.from_file(str(tokenizer))
+        ids = token_settings(self._tokens)
         text = {**model["text_config"], "vocab_size": ids.pop("vocab_size")}
         self.vlm = PromptEncoder.from_args(**{**model, "text_config": text, **ids})
         self.vlm.model.latent_queries.requires_grad_(False)
@@ -82,9 +83,18 @@ class LanguageModelStage(Stage):
         return loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out token accuracy of the descriptions."""
+        """Held-out token accuracy of the descriptions; some of them, right and as predicted."""
         generator = torch.Generator(self.test.device).manual_seed(0)
-        _, metrics = self.forward(self._batch(self.test, self.test_bank, 512, generator))
+        batch = self._batch(self.test, self.test_bank, min(512, 2 * len(self.test)), generator)
+        _, metrics = self.forward(batch)
+        lines = []
+        for kind, (ids, weight, pixels) in batch.items():
+            rows = 4 if pixels is None else len(pixels) // len(ids) * 4
+            guess = self.vlm.lm_logits(ids[:4], None if pixels is None else pixels[:rows]).argmax(-1)
+            for row, (right, mask) in enumerate(zip(ids[:4, 1:], weight[:4, 1:] == 1, strict=True)):
+                texts = (self._tokens.decode(t[mask].tolist()) for t in (right, guess[row, :-1]))
+                lines += [f"{kind}\n  wanted {{}}\n  got    {{}}".format(*texts)]
+        (folder / f"{step:07d}.txt").write_text("\n".join(lines) + "\n")
         return {f"test_{k}": float(v) for k, v in metrics.items()}
 
     def save_models(self, folder: Path) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from train.data.packed import PackedAssets
 from train.eval.probe import PROBE_SIZE, Probe, ProbeConfig
-from train.image_encoder import augment
+from train.image_encoder import augment, known_accuracy, known_cross_entropy
 from train.loop import Stage, read_config, run
+from train.samples import photo, save_sheet
 
 
 def blur(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -55,12 +56,12 @@ class ProbeStage(Stage):
         loss, metrics = 0.0, {}
         for head, logits in self.probe(batch["views"]).items():
             target = batch["labels"][head]
-            loss = loss + F.cross_entropy(logits.float(), target, label_smoothing=0.05)
-            metrics[f"acc_{head}"] = (logits.detach().argmax(1) == target).float().mean()
+            loss = loss + known_cross_entropy(logits, target, label_smoothing=0.05)
+            metrics[f"acc_{head}"] = known_accuracy(logits.detach(), target)
         return loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out accuracy over all views of an asset."""
+        """Held-out accuracy over all views of an asset; some of them with the answers."""
         ids = torch.arange(len(self.test), device=self.test.device)
         views = self.test.views.shape[1]
         total = {k: 0.0 for k in self.probe.heads}
@@ -72,7 +73,11 @@ class ProbeStage(Stage):
                         total[head] = torch.zeros(len(ids), logits.shape[1], device=ids.device)
                     total[head][start : start + 256] += F.log_softmax(logits.float(), 1)
         labels = self._labels(self.test, ids)
-        return {f"test_{k}": float((v.argmax(1) == labels[k]).float().mean()) for k, v in total.items()}
+        shown = [photo(image) for image in self.test.images(ids[:16], 0)]
+        names = self.probe.config.heads()
+        answers = zip(*([names[k][int(i)] for i in v[:16].argmax(1)] for k, v in total.items()), strict=True)
+        save_sheet(folder, step, shown, [", ".join(answer) for answer in answers], 8)
+        return {f"test_{k}": float(known_accuracy(v, labels[k])) for k, v in total.items()}
 
     def save_models(self, folder: Path) -> None:
         """`probe`."""

@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.checkpoint import load_model, save_model
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
 from train.loop import Stage, read_config, run
+from train.samples import photo, save_sheet, slat_photos
 
 
 class SLatFlowStage(Stage):
@@ -36,9 +38,11 @@ class SLatFlowStage(Stage):
         self.test = PackedAssets(test, device, views=views, surface=True)
         self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
         encoder = load_model(parts["slat_encoder"], device=device).eval()
+        stem = parts.get("slat_decoder")
+        self._decoder = [load_model(stem, device=device).eval().requires_grad_(False)] if stem else []
         self.latents = self._encode(encoder, self.data)
         self.test_latents = self._encode(encoder, self.test)
-        self.mean, self.std = self.latents.mean(0), self.latents.std(0)
+        self.mean, self.std = self.latents.mean(0), self.latents.std(0).clamp(min=1e-4)
         for latents in (self.latents, self.test_latents):
             latents.sub_(self.mean).div_(self.std)
         self.data.forget_surface()
@@ -78,10 +82,24 @@ class SLatFlowStage(Stage):
         return (v.feats.float() - batch["v"]).square().mean(), {}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out velocity error."""
+        """Held-out velocity error; assets sampled on their true voxels, beside their picture."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, self.test_latents, min(64, len(self.test)), generator)
+        if self._decoder:
+            self._draw_samples(folder, step, generator)
         return {"test_loss": float(self.forward(batch)[0])}
+
+    def _draw_samples(self, folder: Path, step: int, generator: torch.Generator, count: int = 2) -> None:
+        """12 steps without guidance on the true voxels of the first held-out assets, decoded."""
+        ids = torch.arange(min(count, len(self.test)), device=self.test.device)
+        images, coords = self.test.images(ids, 0), self.test.coords_of(ids)
+        cond = self.condition.encoder.encode(images).float()
+        noise = torch.randn(len(coords), self.mean.shape[0], generator=generator, device=coords.device)
+        sampler = FlowSampler(steps=12, rescale_t=3.0, cfg_strength=0.0)
+        made = sampler.sample(self.flow, SparseTensor(noise, coords), cond, torch.zeros_like(cond))
+        made = made.replace(made.feats.float() * self.std + self.mean)
+        pictures = zip(images, slat_photos(made, self._decoder[0]), strict=True)
+        save_sheet(folder, step, [p for image, result in pictures for p in (photo(image), result)])
 
     def hot_modules(self):
         """Transformer blocks see a different token count each step: not worth compiling."""

@@ -25,6 +25,7 @@ from gap3d_app.models.slat_vae import SLatEncoder
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.packed import FINE, LATTICE, PackedAssets, Voxels
 from train.loop import Stage, read_config, run
+from train.samples import save_sheet, slat_photos
 from train.structure_vae import kl_divergence
 
 CELL = 2 / FINE  # a fine cell in the unit of the packed distances (half a coarse voxel)
@@ -204,10 +205,15 @@ class SLatVaeStage(Stage):
         return loss, {"kl": kl.detach(), **{k: v.detach() for k, v in terms.items()}}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out loss terms through the posterior mean, whole assets in small batches."""
+        """Held-out loss terms; Gaussians and meshes decoded from posterior means."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         ids = torch.arange(min(32, len(self.test)), device=self.test.device)
         _, metrics = self.forward(self._with_crop(self.test.voxels(ids), len(ids), generator))
+        voxels = self.test.voxels(ids[:2])
+        features = SparseTensor(voxels.features(), voxels.coords)
+        slat = features.replace(self.encoder.posterior(features)[0])
+        images = [slat_photos(slat, decoder) for decoder in (self.gaussians, self.mesh)]
+        save_sheet(folder, step, [image for pair in zip(*images, strict=True) for image in pair])
         return {f"test_{k}": float(v) for k, v in metrics.items()}
 
     def save_models(self, folder: Path) -> None:

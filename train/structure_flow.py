@@ -17,6 +17,7 @@ from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
 from train.loop import Stage, read_config, run
+from train.samples import photo, save_sheet, voxel_photo
 from train.structure_vae import intersection_over_union
 
 
@@ -60,7 +61,7 @@ class StructureFlowStage(Stage):
         return (v - batch["v"]).square().mean(), {}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out image-to-structure IoU (view 0, 12 steps, guidance 2)."""
+        """Held-out image-to-structure IoU (view 0, 12 steps, guidance 2); picture, truth and result."""
         ids = torch.arange(min(128, len(self.test)), device=self.test.device)
         images = self.test.images(ids, 0)
         cond = self.condition.encoder.encode(images).float()
@@ -69,7 +70,10 @@ class StructureFlowStage(Stage):
         sampler = FlowSampler(steps=12, rescale_t=3.0, cfg_strength=2.0, cfg_interval=(0.5, 1.0))
         z = sampler.sample(self.flow, noise, cond, torch.zeros_like(cond))
         logits = self._decoder[0](z)
-        scores = intersection_over_union(logits, self.test.occupancy(ids))
+        truth = self.test.occupancy(ids)
+        scores = intersection_over_union(logits, truth)
+        rows = zip(images[:4], truth, logits, strict=False)
+        save_sheet(folder, step, [p for i, a, b in rows for p in (photo(i), voxel_photo(a), voxel_photo(b))], None, 3)
         empty = (logits > 0).flatten(1).sum(1).eq(0).sum()
         return {"test_iou": float(scores.mean()), "test_empty": float(empty)}
 

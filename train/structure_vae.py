@@ -17,6 +17,7 @@ from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from train.data.packed import PackedAssets
 from train.loop import Stage, read_config, run
+from train.samples import save_sheet, voxel_photo
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -73,12 +74,16 @@ class StructureVaeStage(Stage):
         return dice + bce + self.kl_weight * kl, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out IoU through the posterior mean."""
-        scores = []
+        """Held-out IoU through the posterior mean; voxels beside their reconstruction."""
+        scores, images = [], []
         for start in range(0, len(self.test), 64):
             ids = torch.arange(start, min(start + 64, len(self.test)), device=self.test.device)
             grid = self.test.occupancy(ids)
-            scores.append(intersection_over_union(self.decoder(self.encoder.posterior(grid)[0]), grid))
+            logits = self.decoder(self.encoder.posterior(grid)[0])
+            scores.append(intersection_over_union(logits, grid))
+            if start == 0:
+                images = [voxel_photo(g) for pair in zip(grid[:4], logits, strict=False) for g in pair]
+        save_sheet(folder, step, images)
         return {"test_iou": float(torch.cat(scores).mean())}
 
     def hot_modules(self):
