@@ -1,0 +1,257 @@
+"""Every training stage takes a step on the CPU, and the loop keeps its promises.
+
+Networks are toys; the data are six procedural assets packed by the real packer. Muon is off: its bfloat16 steps are
+very slow on a CPU.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from gap3d_app.models.checkpoint import load_model, read_config
+from train import export as export_module
+from train.data import pack
+from train.data.packed import PackedAssets
+from train.eval.probe import Probe
+from train.grid_alignment import GridAlignmentStage
+from train.image_encoder import ImageEncoderStage, known_accuracy, known_cross_entropy
+from train.language_model import LanguageModelStage
+from train.loop import Ema, LoopConfig, Stage, lr_factor, run
+from train.probe import ProbeStage
+from train.slat_flow import SLatFlowStage
+from train.slat_vae import SLatVaeStage
+from train.structure_flow import StructureFlowStage
+from train.structure_vae import StructureVaeStage
+
+C = 32  # channels of the token grid and of the language model
+VOXELS = dict(resolution=32, model_channels=32, num_blocks=1, num_heads=2, mlp_ratio=2, latent_channels=8,
+              attn_mode="swin", window_size=8)
+FLOW = dict(in_channels=8, out_channels=8, model_channels=32, cond_channels=C, num_blocks=1, num_heads=2, mlp_ratio=2,
+            share_mod=True, qk_rms_norm=True)
+STRUCTURE = dict(latent_channels=8, num_res_blocks=0, num_res_blocks_middle=1)
+MODELS = {
+    "image_encoder": dict(image_size=224, patch_size=56, hidden_size=C, num_hidden_layers=1, num_attention_heads=2),
+    "language_model": dict(
+        text_config=dict(hidden_size=C, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                         num_key_value_heads=1, mrope_section=[2, 3, 3], max_position_embeddings=512),
+        vision_config=dict(depth=1, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=C, patch_size=56,
+                           window_size=224, fullatt_block_indexes=[0]),
+        n_query=4, image_size=224, model_max_length=256,
+    ),
+    "structure_vae": dict(encoder=dict(channels=[4, 8, 8], **STRUCTURE), decoder=dict(channels=[8, 8, 4], **STRUCTURE)),
+    "slat_vae": dict(
+        encoder=dict(in_channels=206, **VOXELS),
+        gaussian_decoder=dict(representation_config=dict(num_gaussians=4, scaling_bias=0.02), **VOXELS),
+        mesh_decoder=dict(representation_config=dict(use_color=True), upsample_channels=[32, 32], **VOXELS),
+    ),
+    "structure_flow": dict(resolution=8, patch_size=1, **FLOW),
+    "slat_flow": dict(resolution=32, patch_size=2, num_io_res_blocks=1, io_block_channels=[16], **FLOW),
+    "grid_alignment": dict(input_size=4, in_channels=C, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, ffn_dim=64,
+                           norm_eps=1e-5, latent_embedding_size=C),
+}  # fmt: skip
+NEEDS = {
+    "structure_flow": ("image_encoder", "structure_vae"),
+    "slat_flow": ("image_encoder", "slat_vae"),
+    "grid_alignment": ("image_encoder", "language_model"),
+}
+WRITES = {
+    "image_encoder": ["image_encoder"],
+    "language_model": ["prompt_encoder", "tokenizer"],
+    "structure_vae": ["structure_encoder", "structure_decoder"],
+    "slat_vae": ["slat_encoder", "slat_decoder_gs", "slat_decoder_mesh"],
+    "probe": ["probe"],
+    "structure_flow": ["structure_flow"],
+    "slat_flow": ["slat_flow", "slat_normalization"],
+    "grid_alignment": ["grid_dit", "prompt_encoder"],
+}
+LOOP = LoopConfig(steps=1, batch_size=4, muon_lr=0.0, warmup=1, log_every=1)
+
+
+class Runs:
+    """A runs folder whose stages are trained for one step when a test first asks for them."""
+
+    def __init__(self, data: Path, folder: Path):
+        self.data, self.folder = data, folder
+        self.metrics: dict[str, dict[str, float]] = {}
+
+    def part(self, name: str) -> str:
+        """Stem of a trained network, as in the configs."""
+        run_name = next(k for k, parts in WRITES.items() if name in parts)
+        return str(self.folder / run_name / "model" / name)
+
+    def stage(self, name: str, out: Path) -> Stage:
+        """A fresh stage with toy sizes; the stages it reads are trained before."""
+        for needed in NEEDS.get(name, ()):
+            self.trained(needed)
+        torch.manual_seed(1)
+        data = {"data": str(self.data), "test": str(self.data), "device": "cpu"}
+        model, p = MODELS.get(name), self.part
+        condition = {"drop": 0.1, "noise": 0.6}
+        if name == "image_encoder":
+            return ImageEncoderStage(model, **data, views=2)
+        if name == "language_model":
+            return LanguageModelStage(model, **data, views=2, tokenizer=out / "tokenizer.json", vocabulary=400)
+        if name == "structure_vae":
+            return StructureVaeStage(model, **data, kl_weight=1e-3)
+        if name == "slat_vae":
+            return SLatVaeStage(model, **data, kl_weight=1e-4, crop=3, max_voxels=20000)
+        if name == "probe":
+            return ProbeStage(8, **data, views=2)
+        if name == "structure_flow":
+            parts = {k: p(k) for k in ("image_encoder", "structure_encoder", "structure_decoder")}
+            return StructureFlowStage(model, **data, parts=parts, condition=condition, views=2)
+        if name == "slat_flow":
+            parts = {"image_encoder": p("image_encoder"), "slat_encoder": p("slat_encoder")}
+            parts["slat_decoder"] = p("slat_decoder_gs")
+            return SLatFlowStage(model, **data, parts=parts, condition=condition, views=2, max_voxels=20000)
+        language = self.folder / "language_model" / "model"  # grid_alignment writes a prompt_encoder of its own
+        parts = {"image_encoder": p("image_encoder"), "prompt_encoder": str(language / "prompt_encoder")}
+        parts["tokenizer"] = str(language / "tokenizer.json")
+        objective = {"sample_time": "uniform", "drop_probability": 0.1}
+        return GridAlignmentStage(model, **data, parts=parts, objective=objective, views=2)
+
+    def trained(self, name: str) -> Path:
+        """Folder of the stage's finished run."""
+        out = self.folder / name
+        if name not in self.metrics:
+            self.metrics[name] = run(self.stage(name, out), LOOP, out)
+        return out
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> Runs:
+    data = tmp_path_factory.mktemp("train_data")
+    sizes = ["--count", "2", "--edits", "2", "--views", "2", "--workers", "1", "--seed", "2"]
+    assert pack.main(["--out", str(data), *sizes]) == 0
+    return Runs(data, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_stage_takes_a_step(runs, name):
+    out = runs.trained(name)
+    metrics = runs.metrics[name]
+    assert metrics["loss"] > 0 and metrics["grad_norm"] > 0
+    assert all(torch.isfinite(torch.tensor(list(metrics.values()))))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 1 and lines[0]["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
+    assert any(key.startswith("test_") for line in lines for key in line)
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+    (sample,) = (out / "samples").iterdir()
+    if sample.suffix == ".png":
+        assert len(Image.open(sample).convert("L").getcolors()) > 8  # something is drawn
+    else:
+        assert "wanted" in sample.read_text()
+    for part in WRITES[name]:
+        assert (out / "model" / f"{part}.json").exists()
+
+
+@pytest.mark.parametrize("name", [k for k in WRITES if k != "probe"])
+def test_written_networks_hold_the_average(runs, name):
+    """What is exported is the moving average, under the names that the app loads, and not the last weights."""
+    out = runs.trained(name)
+    shadow, last = (load_file(out / "checkpoint" / f"{f}.safetensors") for f in ("ema", "weights"))
+    moved = 0
+    for part in WRITES[name]:
+        if part in ("tokenizer", "slat_normalization"):
+            continue
+        for inner, value in load_model(out / "model" / part).state_dict().items():
+            keys = [k for k in shadow if k.endswith(f".{inner}") and shadow[k].shape == value.shape]
+            if keys:  # else frozen, or a buffer
+                assert any(torch.equal(shadow[k], value) for k in keys), inner
+                moved += not any(torch.equal(last[k], value) for k in keys)
+    assert moved
+
+
+def test_probe_reads_its_file(runs):
+    probe = Probe.load(runs.trained("probe") / "model" / "probe")
+    data = PackedAssets(runs.data, "cpu", views=2)
+    answer = probe.judge(data.images(torch.tensor([0, 0]), torch.tensor([0, 1])))
+    assert answer["category"] in data.categories and answer["color"] in data.color_names
+
+
+def test_export_of_all_parts(runs, tmp_path):
+    from gap3d_app import Gap3DPipeline, hub
+
+    for name in WRITES:
+        runs.trained(name)
+    out = tmp_path / "weights"
+    export_module.export(runs.folder, out, Path(export_module.__file__).parent / "configs" / "mini" / "pipeline.yaml")
+    manifest = json.loads((out / hub.MANIFEST).read_text())
+    assert {f"{role}.safetensors" for role in export_module.PARTS} <= set(manifest)
+    assert read_config(out / "grid_dit")[0] == "GridDiT"
+    pipe = Gap3DPipeline.from_pretrained(str(out))
+    assert len(pipe.args["slat_normalization"]["std"]) == 8
+    assert min(pipe.args["slat_normalization"]["std"]) > 0.99e-4  # a fresh encoder says 0 everywhere
+
+
+class Interrupted(Exception):
+    """Stands for the process being stopped."""
+
+
+@pytest.mark.parametrize("name", ["structure_vae", "probe"])
+def test_resumed_run_equals_an_uninterrupted_one(runs, name, tmp_path):
+    """structure_vae draws noise inside its forward pass, probe in its batches."""
+    loop = LoopConfig(steps=2, batch_size=2, warmup=1, log_every=1, save_every=1, muon_lr=0.0)
+    straight = run(runs.stage(name, tmp_path), loop, tmp_path / "straight")
+
+    stage = runs.stage(name, tmp_path)
+    draw_batch, calls = stage.next_batch, []
+
+    def next_batch(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted
+        return draw_batch(*args)
+
+    stage.next_batch = next_batch
+    with pytest.raises(Interrupted):
+        run(stage, loop, tmp_path / "resumed")
+    assert json.loads((tmp_path / "resumed" / "checkpoint" / "state.json").read_text())["step"] == 1
+    torch.manual_seed(99)  # a new process would not go on with the old one's random numbers either
+    resumed = run(runs.stage(name, tmp_path), loop, tmp_path / "resumed")
+    same = {k: v for k, v in straight.items() if "second" not in k}
+    assert {k: resumed[k] for k in same} == same
+    for file in ("weights", "ema", "optimizer0"):
+        a, b = (load_file(tmp_path / r / "checkpoint" / f"{file}.safetensors") for r in ("straight", "resumed"))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "resumed" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and set(steps) == {1, 2}
+
+
+def test_average_of_weights():
+    """decay = min(limit, (1 + n) / (10 + n)); inside the context the average is in place, outside the weights."""
+    weight = nn.Parameter(torch.zeros(3))
+    ema = Ema({"w": weight}, decay=0.3)
+    expected = torch.zeros(3)
+    for n in range(1, 6):
+        weight.data.fill_(float(n))
+        ema.update()
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * n
+    torch.testing.assert_close(ema.shadow["w"], expected)
+    with ema:
+        torch.testing.assert_close(weight.data, expected)
+    assert (weight.data == 5).all()
+
+
+def test_learning_rate():
+    loop = LoopConfig(steps=100, batch_size=1, warmup=10, lr_floor=0.1, minutes=1.0)
+    assert lr_factor(0, 0, loop) == pytest.approx(0.1)
+    assert lr_factor(10, 0, loop) > 0.97
+    assert lr_factor(100, 0, loop) == pytest.approx(0.1)
+    assert lr_factor(10, 60, loop) == pytest.approx(0.1)  # out of time is as final as out of steps
+    assert lr_factor(10, 30, loop) == pytest.approx(0.55)
+
+
+def test_unknown_labels_do_not_count():
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [9.0, 0.0]])
+    target = torch.tensor([0, 0, -1])
+    assert known_accuracy(logits, target) == 0.5
+    torch.testing.assert_close(known_cross_entropy(logits, target), nn.functional.cross_entropy(logits[:2], target[:2]))
+    nobody = torch.full((3,), -1)
+    assert known_cross_entropy(logits, nobody) == 0 and known_accuracy(logits, nobody) == 0
