@@ -141,7 +141,7 @@ class ImageEncoderStage(Stage):
         """Held-out metrics; pictures beside their token grids."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, min(512, 2 * len(self.test)), generator, False)
-        grids = self.encoder.encode(batch["images"][:8])
+        grids = self.encoder.encode(batch["images"])[:8]  # the whole batch: compiled blocks know its shape
         basis = token_basis(grids[:, -self.encoder.grid_size**2 :].flatten(0, 1))
         shown = zip(batch["images"], grids, strict=False)
         pairs = [(photo(image), token_picture(grid, basis=basis)) for image, grid in shown]
