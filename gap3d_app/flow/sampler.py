@@ -140,7 +140,9 @@ class FlowSampler:
         """Yield after every step; stop iterating to cancel.
 
         Args:
-            model: (state, t [B], cond) -> velocity.
+            model: (state, t [B], cond) -> velocity. If it has the methods `prepare_condition(cond)` and
+                `velocities(state, t, conditions)`, the conditions are prepared once and both predictions of a
+                guided step come from one call.
             noise: state at t = 1, batch B.
             cond: condition [B or 1, ...]; a batch of one serves all samples. With `multi_cond`: [n, ...] for
                 a batch of one, one entry per condition.
@@ -151,6 +153,9 @@ class FlowSampler:
         if self.multi_cond is None:
             cond = _expand(cond, batch)
         uncond = _expand(uncond, batch)
+        if self._prepares(model):
+            cond = model.prepare_condition(cond)
+            uncond = model.prepare_condition(uncond) if any(map(self.guided, times[:-1])) else None
         for i in range(self.steps):
             t, t_next = float(times[i]), float(times[i + 1])
             velocity = self._velocity(model, state, t, i, cond, uncond)
@@ -170,17 +175,25 @@ class FlowSampler:
 
     def _velocity(self, model: Velocity, state: State, t: float, step: int, cond: Any, uncond: Any) -> State:
         w, guided = self.cfg_strength, self.guided(t)
-        if self.multi_cond is not None:
-            positive = self._multi(model, state, t, step, cond)
-        elif guided and self.batch_guidance:
+        if guided and self.multi_cond is None and self.batch_guidance:
             both = self._call(model, _repeat(state, 2), t, _concat(cond, uncond))
             return tree_map_halves(lambda c, u: (1 + w) * c - w * u, both, state)
+        if self._prepares(model):
+            conditions = [cond, uncond] if guided else [cond]
+            velocities = model.velocities(state, self._network_time(state, t), conditions)
         else:
-            positive = self._call(model, state, t, cond)
-        if not guided:
-            return positive
-        negative = self._call(model, state, t, uncond)
-        return tree_map(lambda c, u: (1 + w) * c - w * u, positive, negative)
+            velocities = [
+                self._call(model, state, t, cond)
+                if self.multi_cond is None
+                else self._multi(model, state, t, step, cond)
+            ]
+            if guided:
+                velocities.append(self._call(model, state, t, uncond))
+        return tree_map(lambda c, u: (1 + w) * c - w * u, *velocities) if guided else velocities[0]
+
+    def _prepares(self, model: Velocity) -> bool:
+        able = hasattr(model, "prepare_condition") and hasattr(model, "velocities")
+        return able and self.multi_cond is None and not self.batch_guidance
 
     def _multi(self, model: Velocity, state: State, t: float, step: int, cond: Any) -> State:
         batch, count = _leaf(state).shape[0], _leaf(cond).shape[0]
@@ -191,13 +204,15 @@ class FlowSampler:
         return tree_map(lambda *vs: sum(vs) / len(vs), *parts)
 
     def _call(self, model: Velocity, state: State, t: float, cond: Any) -> State:
+        return model(state, self._network_time(state, t), cond)
+
+    def _network_time(self, state: State, t: float) -> Tensor:
         leaf = _leaf(state)
         value = 1000 * t
         if self.integer_timesteps:
             # In float32, as the released sampler does: 1000 * 0.58 must give 580, not 579.
             value = float(int(np.float32(t) * np.float32(1000)))
-        time = torch.full((leaf.shape[0],), value, dtype=torch.float32, device=leaf.device)
-        return model(state, time, cond)
+        return torch.full((leaf.shape[0],), value, dtype=torch.float32, device=leaf.device)
 
 
 def tree_map_halves(fn: Callable[[Tensor, Tensor], Tensor], doubled: State, like: State) -> State:

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import SLatFlowConfig
+from gap3d_app.nn.attention import PreparedContext, Segments, rows_of_segments
 from gap3d_app.nn.embeddings import TimestepEmbedder
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.torso import TorsoModule, init_flow
-from gap3d_app.nn.transformer import modulate, rows_of_segments
+from gap3d_app.nn.transformer import modulate, run_blocks
 from gap3d_app.sparse.attention import ModulatedSparseCrossBlock
 from gap3d_app.sparse.conv import SparseConv3d
-from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample
+from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
 from gap3d_app.sparse.tensor import SparseTensor
 
 
@@ -49,13 +50,18 @@ class SparseResBlock3d(nn.Module):
 
     def forward(self, x: SparseTensor, emb: Tensor) -> SparseTensor:
         """x [T, C], emb [B, C_emb] -> [T', C_out] on the resampled sites."""
-        x = self.resample(x)
-        mod = rows_of_segments(self.emb_layers(emb), x.sites.segments)
+        if isinstance(self.resample, SparseUpsample) and not torch.is_grad_enabled():
+            # Norm, activation and skip act on single voxels: before the copying they have fewer rows.
+            h = unpooled_conv(x.replace(F.silu(self.norm1(x.feats))), self.conv1, self.resample.factor)
+            skip = self.resample(x.replace(self.skip_connection(x.feats))).feats
+        else:
+            x = self.resample(x)
+            h = self.conv1(x.replace(F.silu(self.norm1(x.feats))))
+            skip = self.skip_connection(x.feats)
+        mod = rows_of_segments(self.emb_layers(emb), h.sites.segments)
         scale, shift = mod.chunk(2, dim=-1)
-        h = self.conv1(x.replace(F.silu(self.norm1(x.feats)))).feats
-        h = F.silu(modulate(self.norm2(h), shift, scale))
-        h = self.conv2(x.replace(h)).feats
-        return x.replace(h + self.skip_connection(x.feats))
+        h = h.replace(F.silu(modulate(self.norm2(h.feats), shift, scale)))
+        return h.replace(self.conv2(h).feats + skip)
 
 
 class SLatFlowModel(TorsoModule):
@@ -116,22 +122,47 @@ class SLatFlowModel(TorsoModule):
         Returns:
             feats [T, C_out] on the same sites, in the dtype of `x`.
         """
+        h, emb, mod, skips = self._enter(x, t)
+        cond = cond.to(self.torso_dtype)
+        for block in self.blocks:
+            h = block(h, mod, cond)
+        return self._leave(h, emb, skips, x.dtype)
+
+    def prepare_condition(self, cond: Tensor) -> list[PreparedContext]:
+        """What `cond` [B, L, D] contributes to every step: computed once, used by `velocities`."""
+        return [block.cross_attn.prepare(cond.to(self.torso_dtype)) for block in self.blocks]
+
+    def velocities(
+        self, x: SparseTensor, t: Tensor, conditions: list[list[PreparedContext]]
+    ) -> list[SparseTensor]:
+        """`forward` for several prepared conditions; what does not depend on them is computed once."""
+        h, emb, mod, skips = self._enter(x, t)
+        segments: Segments | None = h.sites.segments
+        tokens = h.feats
+        if segments.slots is None:
+            # Batch elements of equal length are a dense tensor already.
+            tokens, segments = tokens.view(segments.count, segments.length, -1), None
+        ends = run_blocks(self.blocks, tokens, mod, conditions, segments)
+        return [self._leave(h.replace(end.reshape(h.feats.shape)), emb, skips, x.dtype) for end in ends]
+
+    def _enter(self, x: SparseTensor, t: Tensor) -> tuple[SparseTensor, Tensor, Tensor, list[Tensor]]:
+        """The first transformer block's tokens, the time embedding, the modulation, and the skips' features."""
         dtype = self.torso_dtype
         h = x.replace(self.input_layer(x.feats).to(dtype))
         emb = self.t_embedder(t)
         mod = (self.adaLN_modulation(emb) if self.config.share_mod else emb).to(dtype)
-        emb, cond = emb.to(dtype), cond.to(dtype)
-        skips = []
+        emb, skips = emb.to(dtype), []
         for block in self.input_blocks:
             h = block(h, emb)
             skips.append(h.feats)
         h = h.replace(h.feats + h.sites.position_embedding(self.config.model_channels).to(dtype))
-        for block in self.blocks:
-            h = block(h, mod, cond)
-        for block in self.out_blocks:
+        return h, emb, mod, skips
+
+    def _leave(self, h: SparseTensor, emb: Tensor, skips: list[Tensor], dtype: torch.dtype) -> SparseTensor:
+        for block, skip in zip(self.out_blocks, reversed(skips), strict=True):
             if self.config.use_skip_connection:
-                h = h.replace(torch.cat([h.feats, skips.pop()], dim=1))
+                h = h.replace(torch.cat([h.feats, skip], dim=1))
             h = block(h, emb)
         # Unlike in the other models this norm sees the torso's dtype.
-        feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(x.dtype)
+        feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(dtype)
         return h.replace(self.out_layer(feats))

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import StructureFlowConfig
+from gap3d_app.nn.attention import PreparedContext
 from gap3d_app.nn.embeddings import TimestepEmbedder, grid_position_embedding
 from gap3d_app.nn.torso import TorsoModule, init_flow
-from gap3d_app.nn.transformer import ModulatedCrossBlock
+from gap3d_app.nn.transformer import ModulatedCrossBlock, run_blocks
 
 
 class SparseStructureFlowModel(TorsoModule):
@@ -61,15 +62,32 @@ class SparseStructureFlowModel(TorsoModule):
         Returns:
             [B, C_out, R, R, R] in the dtype of `x`.
         """
-        c, dtype = self.config, self.torso_dtype
-        h = self.input_layer(patchify(x, c.patch_size)) + self.pos_emb
-        mod = self.t_embedder(t)
-        if c.share_mod:
-            mod = self.adaLN_modulation(mod)
-        h, mod, cond = h.to(dtype), mod.to(dtype), cond.to(dtype)
+        h, mod = self._enter(x, t)
+        cond = cond.to(self.torso_dtype)
         for block in self.blocks:
             h = block(h, mod, cond)
-        h = F.layer_norm(h.to(x.dtype), h.shape[-1:])
+        return self._leave(h, x.dtype)
+
+    def prepare_condition(self, cond: Tensor) -> list[PreparedContext]:
+        """What `cond` [B, L, D] contributes to every step: computed once, used by `velocities`."""
+        return [block.cross_attn.prepare(cond.to(self.torso_dtype)) for block in self.blocks]
+
+    def velocities(self, x: Tensor, t: Tensor, conditions: list[list[PreparedContext]]) -> list[Tensor]:
+        """`forward` for several prepared conditions; what does not depend on them is computed once."""
+        h, mod = self._enter(x, t)
+        return [self._leave(h, x.dtype) for h in run_blocks(self.blocks, h, mod, conditions)]
+
+    def _enter(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The first block's tokens and the modulation."""
+        h = self.input_layer(patchify(x, self.config.patch_size)) + self.pos_emb
+        mod = self.t_embedder(t)
+        if self.config.share_mod:
+            mod = self.adaLN_modulation(mod)
+        return h.to(self.torso_dtype), mod.to(self.torso_dtype)
+
+    def _leave(self, h: Tensor, dtype: torch.dtype) -> Tensor:
+        h = F.layer_norm(h.to(dtype), h.shape[-1:])
+        c = self.config
         return unpatchify(self.out_layer(h), c.patch_size, c.resolution // c.patch_size)
 
 

@@ -8,6 +8,7 @@ serves all of them, and a mask hides the padding. Sets of equal length need neit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,30 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     return out.transpose(1, 2)
 
 
+def rows_of_segments(values: Tensor, segments: Segments) -> Tensor:
+    """Value of its set for every row: [S, K] -> [T, K], or [1, K] when there is one set."""
+    if segments.count == 1:
+        return values
+    if segments.slots is None:
+        return values.repeat_interleave(segments.length, 0)
+    # Through a one-hot product the backward is a product too, not a scatter with atomics.
+    owner = F.one_hot(segments.slots // segments.length, segments.count).to(values.dtype)
+    return owner @ values
+
+
+class PreparedContext(NamedTuple):
+    """What a context contributes to a cross-attention, whatever the queries; see `MultiHeadAttention.prepare`.
+
+    Attributes:
+        keys, values: [B, M, H, D], the keys normalised already; None with `constant`.
+        constant: [B, C] the attention's result, when it is the same for every query.
+    """
+
+    keys: Tensor | None
+    values: Tensor | None
+    constant: Tensor | None
+
+
 class MultiHeadAttention(nn.Module):
     """Self- or cross-attention with fused projections (trellis.md section 2.6).
 
@@ -151,10 +176,26 @@ class MultiHeadAttention(nn.Module):
             self.q_rms_norm = self.k_rms_norm = nn.Identity()
         self.to_out = nn.Linear(channels, channels)
 
+    def prepare(self, context: Tensor) -> PreparedContext:
+        """The part of a cross-attention that depends on the context [B, M, D] alone.
+
+        When the tokens of every batch element are equal (the null condition is all zeros), so are the keys; then
+        the softmax is uniform, and every query gets the one value (performance.md 3.1.1).
+        """
+        if bool((context == context[:, :1]).all()):
+            value = self.to_kv(context[:, 0]).chunk(2, dim=-1)[1]
+            return PreparedContext(None, None, self.to_out(value))
+        keys, values = self._keys_values(context)
+        return PreparedContext(keys, values, None)
+
+    def _keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        return self.k_rms_norm(keys), values
+
     def forward(
         self,
         x: Tensor,
-        context: Tensor | None = None,
+        context: Tensor | PreparedContext | None = None,
         segments: Segments | None = None,
         context_segments: Segments | None = None,
     ) -> Tensor:
@@ -162,7 +203,8 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: [B, N, C], or packed [T, C] with `segments`.
-            context: [B, M, D], or packed [U, D] with `context_segments`; None for self-attention.
+            context: [B, M, D], or packed [U, D] with `context_segments`, or a `PreparedContext` with keys and
+                values; None for self-attention.
 
         Returns:
             Shape of `x`.
@@ -170,11 +212,12 @@ class MultiHeadAttention(nn.Module):
         heads = self.num_heads
         if self.cross:
             q = self.to_q(x).unflatten(-1, (heads, -1))
-            k, v = self.to_kv(context).unflatten(-1, (2, heads, -1)).unbind(-3)
+            k, v = context[:2] if isinstance(context, PreparedContext) else self._keys_values(context)
         else:
             q, k, v = self.to_qkv(x).unflatten(-1, (3, heads, -1)).unbind(-3)
+            k = self.k_rms_norm(k)
             context_segments = segments
-        q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+        q = self.q_rms_norm(q)
         mask = None
         if segments is not None:
             q = segments.pad(q)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from gap3d_app.nn.attention import MultiHeadAttention, Segments
+from gap3d_app.nn.activations import TanhGELU
+from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
 from gap3d_app.nn.norms import LayerNorm32
 
 
@@ -15,9 +16,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         hidden = int(channels * mlp_ratio)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels)
-        )
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), TanhGELU(), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mlp(x)
@@ -79,23 +78,75 @@ class ModulatedCrossBlock(nn.Module):
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
 
     def forward(
-        self, x: Tensor, mod: Tensor, context: Tensor, segments: Segments | None = None
+        self, x: Tensor, mod: Tensor, context: Tensor | PreparedContext, segments: Segments | None = None
     ) -> Tensor:
         """Apply the block.
 
         Args:
             x: [B, N, C], or packed [T, C] with `segments` whose set b is batch element b.
             mod: [B, C] time embedding, or [B, 6C] ready modulation if `share_mod`.
-            context: [B, M, D].
+            context: [B, M, D], or what `cross_attn.prepare` made of it.
         """
+        mod = self.modulation(mod, segments)
+        return self.beyond(self.within(x, mod, segments), mod, context, segments)
+
+    def modulation(self, mod: Tensor, segments: Segments | None = None) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the self-attention, then of the perceptron; they broadcast over tokens."""
         if not self.share_mod:
             mod = self.adaLN_modulation(mod)
-        shift1, scale1, gate1, shift2, scale2, gate2 = _per_token(mod, segments).chunk(6, dim=-1)
-        h = modulate(self.norm1(x), shift1, scale1)
-        x = x + gate1 * self.self_attn(h, segments=segments)
-        x = x + self.cross_attn(self.norm2(x), context, segments=segments)
-        h = modulate(self.norm3(x), shift2, scale2)
-        return x + gate2 * self.mlp(h)
+        return _per_token(mod, segments).chunk(6, dim=-1)
+
+    def within(self, x: Tensor, mod: tuple[Tensor, ...], segments: Segments | None = None) -> Tensor:
+        """The self-attention's part of the block, which no condition reaches."""
+        shift, scale, gate = mod[:3]
+        return torch.addcmul(x, gate, self.self_attn(modulate(self.norm1(x), shift, scale), segments=segments))
+
+    def beyond(
+        self,
+        x: Tensor,
+        mod: tuple[Tensor, ...],
+        context: Tensor | PreparedContext,
+        segments: Segments | None = None,
+    ) -> Tensor:
+        """The rest of the block: cross-attention and perceptron."""
+        shift, scale, gate = mod[3:]
+        if isinstance(context, PreparedContext) and context.constant is not None:
+            x = x + _per_token(context.constant, segments)
+        else:
+            x = x + self.cross_attn(self.norm2(x), context, segments=segments)
+        return torch.addcmul(x, gate, self.mlp(modulate(self.norm3(x), shift, scale)))
+
+
+def run_blocks(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    mod: Tensor,
+    conditions: list[list[PreparedContext]],
+    segments: Segments | None = None,
+) -> list[Tensor]:
+    """Chains of `ModulatedCrossBlock`s from the same tokens under several conditions.
+
+    The first self-attention has met no condition yet and is computed once.
+
+    Args:
+        blocks: the chain.
+        x, mod, segments: as for a block.
+        conditions: for every condition one prepared context per block.
+
+    Returns:
+        For every condition the tokens after the last block.
+    """
+    first = blocks[0]
+    first_mod = first.modulation(mod, segments)
+    common = first.within(x, first_mod, segments)
+    results = []
+    for contexts in conditions:
+        h = first.beyond(common, first_mod, contexts[0], segments)
+        for block, context in zip(blocks[1:], contexts[1:], strict=True):
+            own = block.modulation(mod, segments)
+            h = block.beyond(block.within(h, own, segments), own, context, segments)
+        results.append(h)
+    return results
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -108,14 +159,3 @@ def _per_token(mod: Tensor, segments: Segments | None) -> Tensor:
     if segments is None:
         return mod[:, None]
     return rows_of_segments(mod, segments)
-
-
-def rows_of_segments(values: Tensor, segments: Segments) -> Tensor:
-    """Value of its set for every row: [S, K] -> [T, K], or [1, K] when there is one set."""
-    if segments.count == 1:
-        return values
-    if segments.slots is None:
-        return values.repeat_interleave(segments.length, 0)
-    # Through a one-hot product the backward is a product too, not a scatter with atomics.
-    owner = F.one_hot(segments.slots // segments.length, segments.count).to(values.dtype)
-    return owner @ values

@@ -1,0 +1,138 @@
+"""Faster ways through the networks give what the plain ways give."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gap3d_app.flow.sampler import FlowSampler
+from gap3d_app.models.slat_flow import SLatFlowModel, SparseResBlock3d
+from gap3d_app.models.structure_flow import SparseStructureFlowModel
+from gap3d_app.nn.activations import TanhGELU
+from gap3d_app.sparse.conv import SparseConv3d
+from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
+from gap3d_app.sparse.tensor import SparseTensor
+
+SIZES = dict(
+    in_channels=8, out_channels=8, model_channels=32, cond_channels=24, num_blocks=3, num_heads=2, mlp_ratio=2,
+    qk_rms_norm=True, qk_rms_norm_cross=True,
+)
+
+
+def awake(model: torch.nn.Module) -> torch.nn.Module:
+    """Random values where networks start with zeros."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def structure_flow(share_mod: bool) -> SparseStructureFlowModel:
+    torch.manual_seed(0)
+    return awake(SparseStructureFlowModel.from_args(resolution=4, patch_size=1, share_mod=share_mod, **SIZES))
+
+
+def slat_flow() -> SLatFlowModel:
+    torch.manual_seed(0)
+    return awake(
+        SLatFlowModel.from_args(
+            resolution=8, patch_size=2, num_io_res_blocks=2, io_block_channels=[16], share_mod=True, **SIZES
+        )
+    )
+
+
+def voxels(counts: list[int], resolution: int = 8) -> torch.Tensor:
+    """Random sites, [T, 4]."""
+    rows = []
+    for batch, count in enumerate(counts):
+        cells = torch.randperm(resolution**3)[:count].sort().values
+        rows.append(torch.stack([torch.full_like(cells, batch), cells // resolution**2,
+                                 cells // resolution % resolution, cells % resolution], dim=1))
+    return torch.cat(rows).int()
+
+
+def test_gelu() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e4, -60.0, 0.0, 60.0, 1e4])])
+    with torch.no_grad():
+        fast = TanhGELU()(x)
+    assert (fast.double() - F.gelu(x.double(), approximate="tanh")).abs().max() < 1e-6
+    x.requires_grad_()
+    assert torch.equal(TanhGELU()(x), F.gelu(x, approximate="tanh"))
+
+
+@pytest.mark.parametrize("share_mod", [True, False])
+@torch.no_grad()
+def test_structure_velocities(share_mod: bool) -> None:
+    flow = structure_flow(share_mod)
+    x, t, cond = torch.randn(2, 8, 4, 4, 4), torch.tensor([800.0, 300.0]), torch.randn(2, 7, 24)
+    both = [cond, torch.zeros_like(cond)]
+    fast = flow.velocities(x, t, [flow.prepare_condition(c) for c in both])
+    for c, velocity in zip(both, fast, strict=True):
+        assert torch.allclose(velocity, flow(x, t, c), atol=2e-6)
+
+
+@pytest.mark.parametrize("counts", [[90], [80, 80], [90, 40]])
+def test_slat_velocities(counts: list[int]) -> None:
+    flow = slat_flow()
+    coords, t = voxels(counts), torch.tensor([800.0, 300.0])[: len(counts)]
+    x, cond = SparseTensor(torch.randn(len(coords), 8), coords), torch.randn(len(counts), 7, 24)
+    both = [cond, torch.zeros_like(cond)]
+    with torch.no_grad():
+        fast = flow.velocities(x, t, [flow.prepare_condition(c) for c in both])
+    for c, velocity in zip(both, fast, strict=True):
+        slow = flow(x, t, c)  # with gradients: the un-pooled convolution is not folded either
+        assert slow.feats.requires_grad
+        assert torch.allclose(velocity.feats, slow.feats, atol=5e-6)
+
+
+@torch.no_grad()
+def test_only_a_uniform_condition_is_folded() -> None:
+    block = structure_flow(True).blocks[0].cross_attn
+    cond = torch.randn(1, 1, 24).repeat(2, 5, 1)
+    folded = block.prepare(cond)
+    assert folded.keys is None and folded.constant.shape == (2, 32)
+    x = torch.randn(2, 6, 32)
+    assert torch.allclose(block(x, cond), folded.constant[:, None].expand_as(x), atol=1e-5)
+    cond[1, 4, 3] += 0.5
+    assert block.prepare(cond).constant is None
+
+
+@pytest.mark.parametrize("solver", ["euler", "ab2"])
+def test_the_sampler_takes_prepared_conditions(solver: str) -> None:
+    flow, noise, cond = structure_flow(True), torch.randn(1, 8, 4, 4, 4), torch.randn(1, 7, 24)
+    settings = FlowSampler(steps=5, rescale_t=3.0, cfg_strength=2.0, cfg_interval=(0.5, 1.0), solver=solver)
+    fast = settings.sample(flow, noise, cond, torch.zeros_like(cond))
+    slow = settings.sample(lambda *a: flow(*a), noise, cond, torch.zeros_like(cond))
+    assert torch.allclose(fast, slow, atol=2e-5)
+    unguided = FlowSampler(steps=3).sample(flow, noise, cond)
+    assert torch.allclose(unguided, FlowSampler(steps=3).sample(lambda *a: flow(*a), noise, cond), atol=2e-5)
+
+
+def test_convolution_of_unpooled_features() -> None:
+    torch.manual_seed(0)
+    coords = voxels([120, 30])
+    coarse = SparseDownsample()(SparseTensor(torch.randn(len(coords), 5).double(), coords))
+    layer = SparseConv3d(5, 4).double()
+    plain, folded = layer(SparseUpsample()(coarse)), unpooled_conv(coarse, layer)
+    assert torch.equal(folded.coords, coords)
+    assert torch.allclose(folded.feats, plain.feats, atol=1e-12)
+    with pytest.raises(ValueError, match="not pooled"):
+        unpooled_conv(SparseTensor(coarse.feats, coarse.coords), layer)
+
+
+def test_unpooling_block_without_gradients() -> None:
+    block = awake(SparseResBlock3d(6, 10, 4, upsample=True))
+    coords = voxels([100])
+    coarse = SparseDownsample()(SparseTensor(torch.randn(100, 6), coords))
+    emb = torch.randn(1, 10)
+    slow = block(coarse, emb)
+    with torch.no_grad():
+        fast = block(coarse, emb)
+    assert slow.feats.requires_grad and torch.allclose(fast.feats, slow.feats, atol=1e-5)
+
+
+def test_gradients_and_autocast_still_work() -> None:
+    flow = structure_flow(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        flow(torch.randn(2, 8, 4, 4, 4), torch.tensor([800.0, 300.0]), torch.randn(2, 7, 24)).sum().backward()
+    assert all(p.grad is not None for p in flow.blocks.parameters())
