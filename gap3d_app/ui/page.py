@@ -26,13 +26,15 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 
-# The browser alone decides these two, so that typing costs no round trip.
+# The browser alone decides these, so that typing costs no round trip.
 _SHOW_BLEND = (
     "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
 )
-_ENABLE = (
-    "(prompt, picture) => ({__type__: 'update', interactive: Boolean(picture) || (prompt || '').trim().length > 0})"
-)
+_BEGIN = """(prompt, picture) => {
+    const something = Boolean(picture) || (prompt || '').trim().length > 0;
+    if (something && window.innerWidth < 700) document.querySelector('#viewer').scrollIntoView();
+    return {__type__: 'update', interactive: something};
+}"""
 _DOWNLOAD = (
     "() => { setTimeout(() => document.querySelector('a#turntable-file, #turntable-file a, #turntable-file')"
     "?.click(), 300); }"
@@ -173,7 +175,7 @@ def _composer(parts: Parts) -> None:
 
 def _result(parts: Parts) -> None:
     parts.viewer = gr.Model3D(
-        label=texts.VIEWER_LABEL, elem_id="viewer", height=440, clear_color=(0, 0, 0, 0),
+        label=texts.VIEWER_LABEL, elem_id="viewer", height="clamp(300px, 36vw, 440px)", clear_color=(0, 0, 0, 0),
         camera_position=(60, 75, None), interactive=False,
     )
     with gr.Row(elem_classes="g-downloads"):
@@ -196,9 +198,9 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         api_name="page_generate", api_visibility="private", show_progress="minimal", show_progress_on=parts.status,
         trigger_mode="once", **MODEL,
     )
-    # A waiting run can be cancelled too, so the button must not wait for the run's first step. Listeners of one
-    # click follow each other: this one must come first.
-    parts.generate.click(None, [parts.prompt, parts.picture], parts.cancel, js=_ENABLE, **HIDDEN)
+    # A waiting run can be cancelled too, so the button must not wait for the run's first step; on a phone the result
+    # is below the fold. Listeners of one click follow each other: this one must come first.
+    parts.generate.click(None, [parts.prompt, parts.picture], parts.cancel, js=_BEGIN, **HIDDEN)
     run = parts.generate.click(**start)
     run.success(
         handlers.show, parts.result, [parts.viewer, *parts.downloads], api_name="page_show", queue=False, **HIDDEN

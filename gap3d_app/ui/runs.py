@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TURNTABLE_FRAMES, TURNTABLE_SIZE = 48, 384
+TURNTABLE_FRAMES, TURNTABLE_SIZE = 36, 320
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,6 @@ TILES = {
     "structure": ("Voxels", "Where the object has matter", "Rendering of the occupied voxels"),
     "surface": ("Surface", "The shape before its texture", "Rendering of the surface"),
 }
-RESULT_ALT = "3D model made from {source}. Drag to turn it, scroll to zoom."
 
 GLB = "GLB"
 PLY = "Gaussians (PLY)"
