@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ def launch(host: str | None = None, port: int | None = None, weights: str = "gap
 
         return Gap3DPipeline.from_pretrained(weights).preload()
 
+    # A plain SIGTERM would skip the clean-up of the work folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     host = host or os.environ.get("GRADIO_SERVER_NAME") or everywhere
     port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
