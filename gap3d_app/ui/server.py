@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,32 @@ def launch(host: str | None = None, port: int | None = None, weights: str = "gap
 
         return Gap3DPipeline.from_pretrained(weights).preload()
 
-    # A plain SIGTERM would skip the clean-up of the work folder.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     host = host or os.environ.get("GRADIO_SERVER_NAME") or everywhere
     port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    _require_free(host, port)
+    work = WorkDir()
+
+    def stop(*_: Any) -> None:
+        # At once: leaving by an exception would tear down the interpreter under threads that compute.
+        work.close()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    launch_page(build_page(load, work), host, port)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Ask before the model begins to load."""
     try:
-        launch_page(build_page(load), host, port)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if os.name == "posix":  # as the server itself does: a port that was just left may be taken again
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
     except OSError as error:
-        raise InputError(f"The page cannot listen on {host}:{port} ({error}); choose another port.") from error
+        reason = error.strerror or error
+        raise InputError(f"The page cannot listen on {host}:{port} ({reason}); choose another.") from error
 
 
 def launch_page(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, *, block: bool = True) -> str:
