@@ -155,7 +155,7 @@ def card(
     limits = LIMITS.format(categories=len(CATEGORIES), resolution=resolution)
     presets = ", ".join(f"{k} {v or '(the values above)'}" for k, v in pipeline.get("presets", {}).items())
     device, data = report["device"], report["data"]
-    where = f"{device['name']}, {device['dtype']}, {report['seconds']['all']:.0f} s"
+    where = f"{device['name']}, {device['dtype']}, {sum(report['seconds'].values()):.0f} s"
     meshes = f"{args.count:,} procedural assets and {args.edits:,} edit pairs ({args.count + 2 * args.edits:,} meshes)"
     return f"""{FRONT}
 # {folder.name}

@@ -120,31 +120,34 @@ def _usable(s: Session, rows: list[dict], states: list) -> Figure:
 
 
 def image(s: Session) -> list[Figure]:
-    """Held-out renders to meshes, from a random view and from the canonical one."""
-    figures = []
-    for view, name, title in ((1, "image", "image to 3D"), (0, "image_canonical", "image to 3D, canonical view")):
-        rows = _image_rows(s, view, name, title)
-        s.samples[name] = rows
-        which = "from a random direction" if view else "from the canonical front three-quarter view"
-        definition = (
-            f"{PICTURE_SIZE} px render {which}, with its alpha, through the app's cut-out and crop, without text; "
-        )
-        figures += [
-            Figure(
-                f"{name}_category", f"{title}: category", mean([float(r["category_ok"]) for r in rows]), 0.85,
-                len(rows), "%", definition + "the probe names the category from 5 renders of the result",
-                {"color": mean([float(r["color_ok"]) for r in rows]),
-                 "missed": most_missed(rows, "category", "category_ok")},
-            ),
-            Figure(
-                f"{name}_iou", f"{title}: voxel IoU", mean([r["iou"] for r in rows]), 0.50, len(rows), "",
-                definition + f"IoU of the generated surface voxels ({s.pipe.resolution}^3) with the true ones, best of "
-                "24 turns about the vertical axis; an empty result counts 0",
-                {"filled": mean([r["iou_filled"] for r in rows]), "unturned": mean([r["iou_unturned"] for r in rows]),
-                 "share_turned": mean([float(r["yaw"] != 0) for r in rows])},
-            ),
-        ]  # fmt: skip
-    return figures
+    """Held-out renders from a random direction to meshes."""
+    return _image_figures(s, 1, "image", "image to 3D", "from a random direction")
+
+
+def image_canonical(s: Session) -> list[Figure]:
+    """Held-out renders from the canonical view to meshes."""
+    which = "from the canonical front three-quarter view"
+    return _image_figures(s, 0, "image_canonical", "image to 3D, canonical view", which)
+
+
+def _image_figures(s: Session, view: int, name: str, title: str, which: str) -> list[Figure]:
+    rows = _image_rows(s, view, name, title)
+    s.samples[name] = rows
+    definition = f"{PICTURE_SIZE} px render {which}, with its alpha, through the app's cut-out and crop, without text; "
+    category = Figure(
+        f"{name}_category", f"{title}: category", mean([float(r["category_ok"]) for r in rows]), 0.85, len(rows), "%",
+        definition + "the probe names the category from 5 renders of the result",
+        {"color": mean([float(r["color_ok"]) for r in rows]),
+         "missed": most_missed(rows, "category", "category_ok")},
+    )  # fmt: skip
+    iou = Figure(
+        f"{name}_iou", f"{title}: voxel IoU", mean([r["iou"] for r in rows]), 0.50, len(rows), "",
+        definition + f"IoU of the generated surface voxels ({s.pipe.resolution}^3) with the true ones, best of 24 "
+        "turns about the vertical axis; an empty result counts 0",
+        {"filled": mean([r["iou_filled"] for r in rows]), "unturned": mean([r["iou_unturned"] for r in rows]),
+         "share_turned": mean([float(r["yaw"] != 0) for r in rows])},
+    )  # fmt: skip
+    return [category, iou]
 
 
 def _image_rows(s: Session, view: int, name: str, title: str) -> list[dict]:

@@ -65,6 +65,7 @@ class HeldOutAsset:
 
     def __init__(self, spec: AssetSpec, cameras: int, device: torch.device, resolution: int):
         self.spec, self.cameras, self.device, self.resolution = spec, cameras, device, resolution
+        self._coords: Tensor | None = None
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -72,13 +73,17 @@ class HeldOutAsset:
         return build(self.spec).to(self.device)
 
     def fields(self) -> SurfaceFields:
-        """Surface fields; not kept, they are large."""
-        return surface_fields(self.mesh, self.resolution)
+        """Surface fields; only their voxels are kept, the rest is large."""
+        fields = surface_fields(self.mesh, self.resolution)
+        self._coords = fields.coords.long()
+        return fields
 
-    @cached_property
+    @property
     def coords(self) -> Tensor:
         """[V, 3] active voxels."""
-        return self.fields().coords.long()
+        if self._coords is None:
+            self.fields()
+        return self._coords
 
     @property
     def occupancy(self) -> Tensor:

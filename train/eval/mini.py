@@ -4,8 +4,9 @@
 
 Nothing that is measured was seen in training: the pairs of category and colour are held out, and the assets come
 from another seed. With --out, DIR holds eval.json, samples.json (one row per result) and contact sheets of the
-first results, not chosen. The judge of categories and colours is a separate small network (train/eval/probe.py),
-whose own accuracy is among the figures.
+first results, not chosen; it is written after every group of figures, and figures that lie there from the same weights,
+settings and device are kept, so that groups can be measured one by one. The judge of categories and colours is a
+separate small network (train/eval/probe.py), whose own accuracy is among the figures.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from gap3d_app.settings import PRESETS
 from train.eval.batched import BatchPipeline
 from train.eval.edits import edits
-from train.eval.generation import grid_cosine, image, text
+from train.eval.generation import grid_cosine, image, image_canonical, text
 from train.eval.held_out import HeldOut
 from train.eval.probe import Probe
 from train.eval.reconstruction import slat_vae, structure_vae
@@ -34,6 +35,7 @@ FIGURES: dict[str, Callable[[Session], list[Figure]]] = {
     "grid": grid_cosine,
     "text": text,
     "image": image,
+    "image_canonical": image_canonical,
     "edits": edits,
 }
 """Groups of figures by name: slat_vae also measures the judge, text also the usability of meshes."""
@@ -55,7 +57,6 @@ def open_session(
 
 def evaluate(session: Session, names: list[str] | None = None) -> dict[str, Any]:
     """Run the groups `names` (all by default) and return the report."""
-    start = time.perf_counter()
     found: dict[str, dict] = {}
     seconds: dict[str, float] = {}
     for name in names or FIGURES:
@@ -64,26 +65,43 @@ def evaluate(session: Session, names: list[str] | None = None) -> dict[str, Any]
             found[figure.name] = figure.to_dict()
         seconds[name] = round(time.perf_counter() - begin, 1)
     pipe = session.pipe
-    parameters = torch.cuda.get_device_name() if pipe.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if pipe.device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return {
         "weights": {"name": pipe.name, "manifest_sha256": pipe.weights_hash},
         "figures": found,
         "all_reached": all(f["reached"] is not False for f in found.values()),
         "settings": {k: v for k, v in session.settings.as_dict().items() if "steps" in k or "guidance" in k},
         "preset": session.settings.preset,
-        "data": {"split": "test", "seed": session.data.seed, **vars(session.counts)},
-        "device": {"type": pipe.device.type, "name": parameters, "dtype": str(pipe.dtype).removeprefix("torch.")},
+        "data": {"split": "test", "seed": session.data.seed},
+        "device": {"type": pipe.device.type, "name": device, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "torch": torch.__version__,
-        "seconds": {**seconds, "all": round(time.perf_counter() - start, 1)},
+        "seconds": seconds,
     }
 
 
-def write_results(session: Session, report: dict[str, Any], folder: Path) -> None:
-    """eval.json, samples.json and contact sheets."""
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The new report with the figures that only the old one has; the new one alone if they were measured apart."""
+    if any(old.get(key) != new[key] for key in ("weights", "settings", "preset", "data", "device")):
+        return new
+    report = {**new, **{key: {**old[key], **new[key]} for key in ("figures", "seconds")}}
+    report["all_reached"] = all(f["reached"] is not False for f in report["figures"].values())
+    return report
+
+
+def write_results(session: Session, report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write eval.json, samples.json and contact sheets; returns the report with the figures kept from before."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "eval.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "samples.json").write_text(json.dumps(rounded(session.samples), indent=1) + "\n")
+    path, rows = folder / "eval.json", folder / "samples.json"
+    samples = rounded(session.samples)
+    if path.is_file():
+        report = merged(json.loads(path.read_text()), report)
+        if rows.is_file():
+            kept = {k: v for k, v in json.loads(rows.read_text()).items() if k in report["seconds"]}
+            samples = {**kept, **samples}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    rows.write_text(json.dumps(samples, indent=1) + "\n")
     session.write_sheets(folder)
+    return report
 
 
 def main() -> None:
@@ -101,9 +119,12 @@ def main() -> None:
     args = parser.parse_args()
     counts = Counts(args.prompts, args.images, args.edits, args.assets)
     session = open_session(args.weights, args.device, args.preset, args.seed, counts)
-    report = evaluate(session, args.figures)
-    if args.out:
-        write_results(session, report, args.out)
+    report: dict[str, Any] = {}
+    for name in args.figures or FIGURES:
+        part = evaluate(session, [name])
+        report = merged(report, part) if report else part
+        if args.out:
+            report = write_results(session, report, args.out)
     print(table(report["figures"]), file=sys.stderr if args.json else sys.stdout)
     if args.json:
         print(json.dumps(report, indent=1))
