@@ -98,18 +98,30 @@ class ConditionCache(NamedTuple):
 
     tokens ``[B, L, dim]`` projected condition; pooled ``[B, modulation_dim]``; keys_values: per block the
     cross attention's key and value ``[B, heads, L, head_dim]``; key_mask ``[B, 1, 1, L]`` bool or None.
+    uniform: None, or per block the value ``[U, heads, 1, head_dim]`` that the attention of the last U samples
+    returns whatever the query; keys_values lack these samples then.
     """
 
     tokens: Tensor
     pooled: Tensor
     keys_values: list[tuple[Tensor, Tensor]]
     key_mask: Tensor | None
+    uniform: list[Tensor] | None = None
 
     def rows(self, index: slice) -> "ConditionCache":
-        """The cache of a part of the batch."""
+        """The cache of a part of the batch, of a cache without `uniform`."""
         keys_values = [(key[index], value[index]) for key, value in self.keys_values]
         mask = None if self.key_mask is None else self.key_mask[index]
         return ConditionCache(self.tokens[index], self.pooled[index], keys_values, mask)
+
+    def guided(self) -> "ConditionCache":
+        """The same for a batch whose second half has the unmasked null condition, all of equal tokens.
+
+        Equal keys share the attention evenly among equal values: that half needs neither queries nor keys.
+        """
+        half = len(self.tokens) // 2
+        keys_values = [(key[:half], value[:half]) for key, value in self.keys_values]
+        return self._replace(keys_values=keys_values, uniform=[value[half:, :, :1] for _, value in self.keys_values])
 
 
 class _Mlp(nn.Module):
@@ -226,13 +238,17 @@ class _Block(nn.Module):
         rope: Rope,
         cross: tuple[Tensor, Tensor],
         key_mask: Tensor | None,
+        uniform: Tensor | None = None,
     ) -> Tensor:
         parts = self.norm1.linear(modulation).unsqueeze(1).chunk(4, dim=-1)
         scale_attention, gate_attention, scale_ffn, gate_ffn = parts
         source = self.norm1.norm(x) * (1 + scale_attention)
         query, (key, value) = self.attn1.query(source, rope), self.attn1.key_value(source, rope)
         within = F.scaled_dot_product_attention(query, key, value)
-        across = F.scaled_dot_product_attention(self.attn2.query(source, rope), *cross, attn_mask=key_mask)
+        asking = source if uniform is None else source[: len(cross[0])]
+        across = F.scaled_dot_product_attention(self.attn2.query(asking, rope), *cross, attn_mask=key_mask)
+        if uniform is not None:
+            across = torch.cat([across, uniform.expand(-1, -1, source.shape[1], -1)])
         joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
         out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
         x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))
@@ -343,7 +359,8 @@ class GridDiT(nn.Module):
         modulation = F.silu(model.time_caption_embed.time(timestep) + cache.pooled)
         rope = self.rope(height, width, patch.device)
         x = model.embed(patch, cls, reg)
-        for block, cross in zip(model.layers, cache.keys_values, strict=True):
-            x = block(x, modulation, rope, cross, cache.key_mask)
+        uniform = cache.uniform or [None] * len(model.layers)
+        for block, cross, value in zip(model.layers, cache.keys_values, uniform, strict=True):
+            x = block(x, modulation, rope, cross, cache.key_mask, value)
         return unpack_grid(model.norm_out(x, modulation), height, width, self.config.num_register_tokens)
 

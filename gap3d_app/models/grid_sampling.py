@@ -52,7 +52,7 @@ def sample_grid(
     batch = cond.shape[0]
     with torch.no_grad():
         both = dit.condition_cache(torch.cat([cond, torch.zeros_like(cond)]))
-        caches = {"both": both, "cond": both.rows(slice(0, batch)), "null": both.rows(slice(batch, None))}
+        caches = {"cond": both.rows(slice(0, batch)), "null": both.rows(slice(batch, None)), "both": both.guided()}
     ones = cond.new_ones(batch)
 
     # The sampler passes markers, 1 conditional and 0 unconditional, in place of the conditions themselves.

@@ -8,6 +8,7 @@ nothing is ever scattered. Neighbour maps are cached in `Sites`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,14 @@ DENSE_TABLE_CELLS = 1 << 26
 
 
 def neighbour_map(sites: Sites) -> Tensor:
-    """[T, 27] int64: row of the neighbour at offset (i-1, j-1, k-1) in column 9i + 3j + k; T for none."""
+    """[T, 27] int32: row of the neighbour at offset (i-1, j-1, k-1) in column 9i + 3j + k; T for none."""
     return sites.cached("neighbours", lambda: _find_neighbours(sites))
 
 
 def _find_neighbours(sites: Sites) -> Tensor:
     rows, device = len(sites), sites.coords.device
     if rows == 0:
-        return torch.zeros(0, 27, dtype=torch.int64, device=device)
+        return torch.zeros(0, 27, dtype=torch.int32, device=device)
     # A margin of one voxel on every side keeps neighbours from wrapping into another row of the grid.
     size_x, size_y, size_z = (v + 2 for v in sites.extent)
     batch, x, y, z = sites.coords.long().unbind(1)
@@ -38,12 +39,12 @@ def _find_neighbours(sites: Sites) -> Tensor:
     wanted = key[:, None] + offsets
     cells = sites.batch_size * size_x * size_y * size_z
     if cells <= DENSE_TABLE_CELLS:
-        table = torch.full((cells,), rows, dtype=torch.int64, device=device)
-        table[key] = torch.arange(rows, device=device)
+        table = torch.full((cells,), rows, dtype=torch.int32, device=device)
+        table[key] = torch.arange(rows, dtype=torch.int32, device=device)
         return table[wanted]
     ordered, order = key.sort()
     at = torch.searchsorted(ordered, wanted).clamp(max=rows - 1)
-    return torch.where(ordered[at] == wanted, order[at], rows)
+    return torch.where(ordered[at] == wanted, order[at], rows).int()
 
 
 class _GatherMatmul(torch.autograd.Function):
@@ -111,19 +112,24 @@ def _gather_outer(x: Tensor, grad: Tensor, index: Tensor) -> Tensor:
     return out
 
 
-def gather_matmul(x: Tensor, weight: Tensor, forward_map: Tensor, backward_map: Tensor) -> Tensor:
+def gather_matmul(
+    x: Tensor, weight: Tensor, forward_map: Tensor, backward_map: Callable[[], Tensor]
+) -> Tensor:
     """y[p] = sum_k x[forward_map[p, k]] @ weight[k], differentiable in `x` and `weight`.
 
     Args:
         x: [N, C].
         weight: [K, C, O].
-        forward_map: [T, K] int64 rows of `x`, N for none.
-        backward_map: [N, K] int64: the inverse of `forward_map` for every k, T for none.
+        forward_map: [T, K] int32 or int64 rows of `x`, N for none.
+        backward_map: gives [N, K], the inverse of `forward_map` for every k, T for none; asked for when
+            gradients may be wanted.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    return _GatherMatmul.apply(x, weight, forward_map, backward_map)
+    if not torch.is_grad_enabled():
+        return _gather_matmul(x, weight.flatten(0, 1), forward_map)
+    return _GatherMatmul.apply(x, weight, forward_map, backward_map())
 
 
 class NativeBackend:
@@ -134,7 +140,7 @@ class NativeBackend:
         forward_map = neighbour_map(x.sites)
         taps = weight.permute(1, 2, 3, 4, 0).reshape(27, weight.shape[-1], weight.shape[0])
         # q is neighbour k of p exactly when p is neighbour 26 - k of q.
-        out = gather_matmul(x.feats, taps, forward_map, _mirrored(x.sites))
+        out = gather_matmul(x.feats, taps, forward_map, lambda: _mirrored(x.sites))
         return out if bias is None else out + bias
 
 

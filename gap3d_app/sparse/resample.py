@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from gap3d_app.sparse.conv import SparseConv3d, gather_matmul, neighbour_map
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
+PRODUCT_BYTES = 16 << 20
+"""Size of the table of products in a convolution that multiplies before it gathers."""
+
 
 class SparseDownsample(nn.Module):
     """Pools `factor`^3 voxels into one: the sum of the children over (their number + 1).
@@ -118,14 +121,19 @@ def subdivided_sites(sites: Sites) -> Sites:
 
 def _fine_neighbours(coarse: Tensor) -> Tensor:
     """Neighbour map after subdivision: the neighbour of a child is a child of a neighbour of its parent."""
-    rows, device = coarse.shape[0], coarse.device
+    step, half = _child_neighbours(coarse.device)
+    # One pass over the large map after the other, in place: fresh memory costs more than the arithmetic.
+    fine = (coarse * 8).index_select(1, step).add_(half).clamp_(max=8 * coarse.shape[0])
+    return fine.view(-1, 27)
+
+
+def _child_neighbours(device: torch.device) -> tuple[Tensor, Tensor]:
+    """For child c and tap k, at 27c + k: which neighbour of the parent, and which child of it [216] int32."""
     # Per axis: child 0 or 1 moved by -1, 0, 1 lands in the parent's neighbour `step` as child `half`.
-    target = torch.arange(2, device=device)[:, None] + torch.arange(-1, 2, device=device)
+    axis = torch.arange(3, dtype=torch.int32, device=device)
+    target = axis[:2, None] + axis - 1
     step, half = target.div(2, rounding_mode="floor") + 1, target % 2
-    step, half = _outer3(step, 3), _outer3(half, 2)
-    fine = coarse[:, step.reshape(-1)] * 8 + half.reshape(-1)
-    fine.clamp_(max=8 * rows)
-    return fine.view(rows * 8, 27)
+    return _outer3(step, 3).reshape(-1), _outer3(half, 2).reshape(-1)
 
 
 def _outer3(table: Tensor, base: int) -> Tensor:
@@ -136,12 +144,44 @@ def _outer3(table: Tensor, base: int) -> Tensor:
 
 
 def subdivide_conv(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
-    """`conv(SparseSubdivide()(x))` for a 3x3x3 kernel at 8/27 of its cost, without the intermediate tensor.
+    """`conv(SparseSubdivide()(x))` for a 3x3x3 kernel at a fraction of its cost, without the copies."""
+    if len(x) and x.device.type == "cpu" and not torch.is_grad_enabled():
+        return _subdivide_products(x, conv)
+    return _subdivide_folded(x, conv)
+
+
+def _subdivide_products(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
+    """Multiplies the coarse rows by all taps, then adds up 27 products per child: 1/8 of the cost; no gradient.
+
+    The products are made for as many output channels at a time as fit `PRODUCT_BYTES`.
+    """
+    rows, outs = len(x), conv.out_channels
+    step, _ = _child_neighbours(x.device)
+    taps = torch.arange(27, dtype=torch.int32, device=x.device).repeat(8)
+    index = (neighbour_map(x.sites) * 27).index_select(1, step).add_(taps).view(rows * 8, 27)
+    weight = conv.conv.weight.reshape(outs, 27, -1)
+    feats = x.feats.new_empty(rows * 8, outs)
+    width = min(outs, max(8, PRODUCT_BYTES // (27 * rows * x.feats.element_size()) // 8 * 8))
+    buffer = x.feats.new_zeros((rows + 1) * 27 * width)  # the last 27 rows stand for absent neighbours
+    for start in range(0, outs, width):
+        part = weight[start : start + width]
+        count = len(part)
+        products = buffer[: (rows + 1) * 27 * count].view(-1, count)
+        matrix = part.permute(2, 1, 0).reshape(-1, 27 * count).to(x.dtype)
+        torch.mm(x.feats, matrix, out=products[: rows * 27].view(rows, -1))
+        products[rows * 27 :] = 0
+        total = nn.functional.embedding_bag(index, products, mode="sum")
+        torch.add(total, conv.conv.bias[start : start + count], out=feats[:, start : start + count])
+    return SparseTensor(feats, sites=subdivided_sites(x.sites))
+
+
+def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
+    """Folds the kernel: 8/27 of the cost, differentiable.
 
     The copies of a voxel are equal, so the 27 neighbours of a child hold only 2x2x2 different features: those
     of its parent's neighbours. The kernel entries that meet the same one are summed beforehand.
     """
-    rows, fine = len(x), None
+    rows = len(x)
     coarse_map = neighbour_map(x.sites)
     fine = subdivided_sites(x.sites)
     device = coarse_map.device
@@ -156,11 +196,9 @@ def subdivide_conv(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     for child in range(8):
         i, j, k = child >> 2, child >> 1 & 1, child & 1
         taps = torch.einsum("au,bv,cw,uvwio->abcio", fold[i], fold[j], fold[k], weight).flatten(0, 2)
-        maps = x.sites.cached(("child", child), lambda c=child: _child_maps(coarse_map, near[c]))
-        children.append(gather_matmul(x.feats, taps, *maps))
+        forward, backward = x.sites.cached(
+            ("child", child), lambda c=child: (coarse_map[:, near[c]], coarse_map[:, 26 - near[c]])
+        )
+        children.append(gather_matmul(x.feats, taps, forward, lambda b=backward: b))
     feats = torch.stack(children, dim=1).reshape(rows * 8, -1)
     return SparseTensor(feats + conv.conv.bias, sites=fine)
-
-
-def _child_maps(coarse_map: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    return coarse_map[:, columns], coarse_map[:, 26 - columns]

@@ -169,6 +169,15 @@ def test_cached_condition_gives_the_same_numbers(dit: GridDiT) -> None:
 
 
 @torch.no_grad()
+def test_null_half_of_a_guided_batch_is_folded(dit: GridDiT) -> None:
+    state, cond, t = random_state(), torch.randn(2, 6, 20), torch.tensor([300.0, 900.0])
+    cond[1] = 0
+    cache = dit.condition_cache(cond).guided()
+    assert len(cache.keys_values[0][0]) == 1 and cache.uniform[0].shape[2] == 1
+    assert largest(dit(*state, cond, t), dit(*state, None, t, cond_cache=cache)) < 1e-5
+
+
+@torch.no_grad()
 def test_masked_tokens_have_no_influence(dit: GridDiT) -> None:
     state, cond, t = random_state(), torch.randn(2, 6, 20), torch.tensor([300.0, 900.0])
     mask = torch.tensor([[1, 1, 1, 0, 0, 0]] * 2)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from gap3d_app.nn.attention import Segments
 from gap3d_app.nn.transformer import rows_of_segments
 from gap3d_app.sparse import conv as conv_module
+from gap3d_app.sparse import resample
 from gap3d_app.sparse.attention import SparseMultiHeadAttention
 from gap3d_app.sparse.conv import SparseConv3d, SpconvBackend, gather_matmul, neighbour_map
 from gap3d_app.sparse.resample import (
@@ -59,7 +60,7 @@ def test_gradients() -> None:
     x = torch.randn(16, 3, dtype=torch.double, requires_grad=True)
     weight = torch.randn(27, 3, 2, dtype=torch.double, requires_grad=True)
     index = neighbour_map(Sites(coords))
-    assert gradcheck(lambda a, w: gather_matmul(a, w, index, index.flip(1)), (x, weight))
+    assert gradcheck(lambda a, w: gather_matmul(a, w, index, lambda: index.flip(1)), (x, weight))
     layer = SparseConv3d(3, 2).double()
     assert gradcheck(lambda a: subdivide_conv(SparseTensor(a, coords), layer).feats, (x,))
     down = SparseDownsample()
@@ -77,6 +78,19 @@ def test_subdivision_folded_into_the_convolution() -> None:
     folded = subdivide_conv(x, layer)
     assert torch.equal(folded.coords, plain.coords)
     assert torch.allclose(folded.feats, plain.feats, atol=1e-12)
+
+
+@pytest.mark.parametrize("budget", [1, 16 << 20])
+@torch.no_grad()
+def test_subdivision_by_products(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    monkeypatch.setattr(resample, "PRODUCT_BYTES", budget)
+    torch.manual_seed(0)
+    x = SparseTensor(torch.randn(90, 5).double(), random_coords([60, 30], 6))
+    layer = SparseConv3d(5, 20).double()
+    plain = layer(SparseSubdivide()(SparseTensor(x.feats, x.coords)))
+    products = subdivide_conv(x, layer)
+    assert torch.equal(products.coords, plain.coords)
+    assert torch.allclose(products.feats, plain.feats, atol=1e-12)
 
 
 def test_neighbours_of_subdivided_sites_follow_from_their_parents() -> None:
