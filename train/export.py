@@ -2,7 +2,8 @@
 
     python -m train.export --runs runs --out weights/gap3d-mini
 
-Networks are stored in bfloat16, cut into shards under 10 MB; a manifest lists every file's sha256. Sampler
+Networks are stored in bfloat16, the three samplers' large matrices as int8 with a scale a row, cut into shards under
+10 MB; a manifest lists every file's sha256. Sampler
 settings come from train/configs/mini/pipeline.yaml.
 """
 
@@ -31,6 +32,9 @@ PARTS = {
 }
 """Role in the pipeline -> the run that trained it."""
 
+INT8 = ("grid_dit", "structure_flow", "slat_flow")
+"""Roles whose large matrices are stored as int8."""
+
 SERVED = [role for role in PARTS if role not in ("structure_encoder", "slat_encoder")]
 """Roles that the app loads; the encoders are there for training and evaluation."""
 
@@ -38,11 +42,11 @@ SERVED = [role for role in PARTS if role not in ("structure_encoder", "slat_enco
 def export(runs: Path, out: Path, settings: Path) -> None:
     """Write the weights folder; files that other steps put there (card, pictures) are kept."""
     out.mkdir(parents=True, exist_ok=True)
-    for old in [*out.glob("*.safetensors*"), *out.glob("*.json")]:
+    for old in {*out.glob("*.safetensors*"), *out.glob("*.json")}:
         old.unlink()
     for role, run in PARTS.items():
         model = load_model(runs / run / "model" / role)
-        save_model(model, out / role, dtype=torch.bfloat16)
+        save_model(model, out / role, dtype=torch.bfloat16, int8=role in INT8)
     shutil.copy(runs / "language_model" / "model" / "tokenizer.json", out / "tokenizer.json")
     for suffix in (".json", ".safetensors"):
         shutil.copy(runs / "probe" / "model" / f"probe{suffix}", out / f"probe{suffix}")

@@ -22,6 +22,11 @@ from gap3d_app.errors import WeightsError
 from gap3d_app.nn.torso import TorsoModule
 
 
+ROW_SCALE = ".row_scale"
+SMALLEST_INT8 = 1 << 14
+"""Elements from which on a matrix is worth storing as int8."""
+
+
 def model_class(name: str) -> type[nn.Module]:
     """The class that a config file names.
 
@@ -123,7 +128,16 @@ def load_state(stem: str | Path, device: str | torch.device = "cpu") -> dict[str
                 state.update({key: content.get_tensor(key) for key in content.keys()})
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"the weights {file.name!r} are damaged ({error})") from None
+    for key in [key for key in state if key.endswith(ROW_SCALE)]:
+        matrix = key.removesuffix(ROW_SCALE)
+        state[matrix] = state[matrix].float() * state.pop(key)[:, None]
     return state
+
+
+def quantized_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix [M, N] as int8 [M, N] and one float32 scale a row [M]: matrix = int8 * scale within half a step."""
+    scale = matrix.float().abs().amax(1).clamp(min=1e-12) / 127
+    return (matrix.float() / scale[:, None]).round().to(torch.int8), scale
 
 
 def load_model(
@@ -197,6 +211,7 @@ def save_model(
     stem: str | Path,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 9_500_000,
+    int8: bool = False,
 ) -> list[Path]:
     """Write `<stem>.json` and the weights.
 
@@ -205,6 +220,8 @@ def save_model(
         stem: path without endings; the folder is made.
         dtype: storage dtype of matrices (tensors with two or more axes); others stay as they are.
         max_shard_bytes: largest size of a weight file.
+        int8: store large matrices as int8 with a scale a row, under `<key>` and `<key>.row_scale`; `load_state`
+            multiplies them out again.
 
     Returns:
         The files written.
@@ -215,7 +232,10 @@ def save_model(
     for key, value in model.state_dict().items():
         value = value.detach().cpu()
         narrow = dtype is not None and value.ndim > 1 and value.is_floating_point()
-        state[key] = (value.to(dtype) if narrow else value).contiguous()
+        if int8 and value.ndim == 2 and value.is_floating_point() and value.numel() >= SMALLEST_INT8:
+            state[key], state[key + ROW_SCALE] = quantized_rows(value)
+        else:
+            state[key] = (value.to(dtype) if narrow else value).contiguous()
     config = stem.with_name(stem.name + ".json")
     content = {"name": type(model).__name__, "args": model.config.to_args()}
     config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

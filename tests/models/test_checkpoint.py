@@ -114,3 +114,20 @@ def test_shared_modulation_works_with_residual_blocks() -> None:
     assert out.feats.shape == (3, 4)
     gradients = [p.grad for name, p in model.named_parameters() if name.startswith("input_blocks.0.emb")]
     assert gradients and all(g is not None for g in gradients)
+
+
+def test_int8_matrices_come_back_within_half_a_step(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SparseStructureFlowModel.from_args(**(ARGS | {"model_channels": 96})).eval()
+    torch.nn.init.normal_(model.out_layer.weight)
+    save_model(model, tmp_path / "narrow", dtype=torch.bfloat16)
+    save_model(model, tmp_path / "int8", dtype=torch.bfloat16, int8=True)
+    loaded = load_model(tmp_path / "int8")
+    original, back = model.state_dict(), loaded.state_dict()
+    matrix = original["blocks.0.mlp.mlp.0.weight"]
+    step = matrix.abs().amax(1, keepdim=True) / 127
+    assert ((back["blocks.0.mlp.mlp.0.weight"] - matrix).abs() <= 0.51 * step).all()
+    assert back["blocks.0.mlp.mlp.0.weight"].dtype == torch.float32
+    assert (run(loaded) - run(model)).norm() < 0.03 * run(model).norm()
+    sizes = [sum(f.stat().st_size for f in weight_files(tmp_path / name)) for name in ("int8", "narrow")]
+    assert sizes[0] < 0.7 * sizes[1]
