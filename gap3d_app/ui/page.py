@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 _SHOW_BLEND = (
     "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
 )
+# The gallery gives its buttons no name. It appears a moment after the page, so look again until it is there.
+_NAME_PICTURES = """() => {
+    const names = NAMES; let left = 50;
+    const timer = setInterval(() => {
+        const found = document.querySelectorAll('#example-pictures button.gallery-item');
+        found.forEach((button, i) => { button.ariaLabel = 'Example picture: ' + names[i]; });
+        if (found.length || --left <= 0) clearInterval(timer);
+    }, 100);
+}"""
+
 _BEGIN = """(prompt, picture) => {
     const something = Boolean(picture) || (prompt || '').trim().length > 0;
     if (something && window.innerWidth < 700) document.querySelector('#viewer').scrollIntoView();
@@ -114,6 +125,8 @@ def build_page(
             with gr.Column(scale=7, min_width=300, elem_classes="g-result"):
                 _result(parts)
         gr.HTML(f'<footer class="g-foot"><p>{texts.PRIVACY}</p></footer>')
+        names = [path.stem for path in _example_pictures()]
+        page.load(None, None, None, js=_NAME_PICTURES.replace("NAMES", json.dumps(names)), **HIDDEN)
         _wire(parts, Handlers(loader, work, parts))
         api.add_endpoint(loader, work, **MODEL)
     page.queue(api_open=False, max_size=max_waiting)
@@ -127,7 +140,7 @@ def _composer(parts: Parts) -> None:
         label=texts.PROMPT_LABEL, placeholder=texts.PROMPT_PLACEHOLDER, lines=2, max_lines=6, elem_id="prompt",
         autofocus=True, submit_btn=False,
     )
-    prompts, pictures = _example_prompts(), sorted(EXAMPLES.glob("*.png"))
+    prompts, pictures = _example_prompts(), _example_pictures()
     if prompts:
         gr.Examples(prompts, parts.prompt, label=texts.EXAMPLE_PROMPTS_LABEL, elem_id="example-prompts",
                     api_visibility="private", examples_per_page=8)
@@ -224,6 +237,10 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         handlers.turntable, parts.result, [parts.turntable, parts.turntable_file], api_name="page_turntable",
         concurrency_id="turntable", concurrency_limit=1, **HIDDEN,
     ).success(None, None, None, js=_DOWNLOAD, **HIDDEN)
+
+
+def _example_pictures() -> list[Path]:
+    return sorted(EXAMPLES.glob("*.png"))
 
 
 def _example_prompts() -> list[str]:

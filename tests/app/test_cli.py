@@ -124,6 +124,8 @@ def test_interrupt(tiny_weights, tmp_path):
         command("generate", "a chair", "-o", "out.glb", "--weights", tiny_weights, "--grid-steps", "100",
                 "--slat-steps", "100", "--structure-steps", "100"),
         cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, text=True,
+        # A shell that started the tests in the background has told its children to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     deadline = time.monotonic() + 120
