@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from gap3d_app.errors import WeightsError
 from gap3d_app.nn.torso import TorsoModule
 
-
 ROW_SCALE = ".row_scale"
 SMALLEST_INT8 = 1 << 14
 """Elements from which on a matrix is worth storing as int8."""

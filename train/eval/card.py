@@ -189,7 +189,8 @@ good. No other data, no other model's weights and no web text were used.
 
 {size_table(folder)}
 
-Weights are stored in bfloat16 (the judge in float16), biases and norms in float32.
+Weights are stored in bfloat16, the large matrices of the three samplers as int8 with a scale a row (0.5 % relative
+error), the judge in float16, biases and norms in float32.
 
 ## Training
 
