@@ -7,7 +7,7 @@ lives there. This file owns what they share:
 * Muon for the matrices inside transformer blocks, AdamW for the rest; warm-up, then cosine to a floor;
 * an exponential moving average with warm-up, which is what gets sampled and exported;
 * checkpoints as safetensors only (weights, EMA, optimiser state, random state), written to a temporary
-  name and renamed, so that an interrupted run resumes from the last whole one;
+  name and renamed, the older one kept until then, so that a run stopped at any moment resumes from a whole one;
 * scalars to TensorBoard and to `log.jsonl`.
 """
 
@@ -16,7 +16,9 @@ import json
 import math
 import os
 import re
+import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -57,7 +59,7 @@ class LoopConfig:
     minutes: float = 0.0
 
 
-class Stage(nn.Module):
+class Stage(nn.Module, ABC):
     """One training stage. Subclasses hold their networks as submodules.
 
     `trained` names the submodules that learn and are saved; other submodules are frozen parts.
@@ -65,13 +67,13 @@ class Stage(nn.Module):
 
     trained: tuple[str, ...] = ()
 
+    @abstractmethod
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """A batch on the training device, drawn with `generator`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, metrics): scalars."""
-        raise NotImplementedError
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
         """Write sample pictures to `folder` with the averaged weights; returns extra scalars."""
@@ -81,9 +83,9 @@ class Stage(nn.Module):
         """Modules worth a regional compile on CUDA (static shapes, many calls)."""
         return ()
 
+    @abstractmethod
     def save_models(self, folder: Path) -> None:
         """Write the trained networks, as the app loads them, to `folder`."""
-        raise NotImplementedError
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Name to parameter of everything that learns, in a stable order."""
@@ -184,10 +186,24 @@ def _global_random() -> dict[str, Tensor]:
     return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
+def _set_aside(folder: Path) -> Path:
+    """Name of the older checkpoint while the newer one takes its place."""
+    return folder.with_name(folder.name + ".old")
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint that `folder` stands for: itself, or the one set aside by an interrupted save."""
+    return next((path for path in (folder, _set_aside(folder)) if path.is_dir()), None)
+
+
 def save_checkpoint(folder: Path, step: int, params, ema: Ema, optimizers, generator, seconds: float) -> None:
-    """Write everything a resume needs to `folder` (safetensors and one JSON), replacing the older one."""
-    temp = folder.with_name(folder.name + ".part")
-    temp.mkdir(parents=True, exist_ok=True)
+    """Write everything a resume needs to `folder` (safetensors and one JSON), replacing the older one.
+
+    At every moment either `folder` or the older one set aside is whole; `find_checkpoint` tells which.
+    """
+    temp, old = folder.with_name(folder.name + ".part"), _set_aside(folder)
+    shutil.rmtree(temp, ignore_errors=True)
+    temp.mkdir(parents=True)
     save_file({k: p.detach().contiguous() for k, p in params.items()}, temp / "weights.safetensors")
     save_file({k: v.contiguous() for k, v in ema.shadow.items()}, temp / "ema.safetensors")
     for i, optimizer in enumerate(optimizers):
@@ -198,10 +214,10 @@ def save_checkpoint(folder: Path, step: int, params, ema: Ema, optimizers, gener
         json.dumps({"step": step, "ema_updates": ema.updates, "seconds": seconds})
     )
     if folder.exists():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
     os.replace(temp, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path, params, ema: Ema, optimizers, generator) -> tuple[int, float]:
@@ -251,7 +267,7 @@ class Logger:
 
 
 def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
-    """Train `stage`, resuming from `out/checkpoint` if it is there; returns the last metrics.
+    """Train `stage`, resuming from the checkpoint in `out` if there is one; returns the last metrics.
 
     Leaves `out/log.jsonl`, `out/samples/`, `out/checkpoint/` and the networks (averaged weights) in
     `out/model/`.
@@ -272,8 +288,8 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     optimizers = make_optimizers(params, cfg)
     step, spent = 0, 0.0
     checkpoint = out / "checkpoint"
-    if checkpoint.is_dir():
-        step, spent = load_checkpoint(checkpoint, params, ema, optimizers, generator)
+    if whole := find_checkpoint(checkpoint):
+        step, spent = load_checkpoint(whole, params, ema, optimizers, generator)
     if cfg.compile and device.type == "cuda":
         for module in stage.hot_modules():
             module.compile()

@@ -5,6 +5,7 @@ very slow on a CPU.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,14 @@ from torch import nn
 
 from gap3d_app.models.checkpoint import load_model, read_config
 from train import export as export_module
+from train import loop as loop_module
 from train.data import pack
 from train.data.packed import PackedAssets
 from train.eval.probe import Probe
 from train.grid_alignment import GridAlignmentStage
 from train.image_encoder import ImageEncoderStage, known_accuracy, known_cross_entropy
 from train.language_model import LanguageModelStage
-from train.loop import Ema, LoopConfig, Stage, lr_factor, run
+from train.loop import Ema, LoopConfig, Stage, find_checkpoint, load_checkpoint, lr_factor, run, save_checkpoint
 from train.probe import ProbeStage
 from train.slat_flow import SLatFlowStage
 from train.slat_vae import SLatVaeStage
@@ -221,6 +223,64 @@ def test_resumed_run_equals_an_uninterrupted_one(runs, name, tmp_path):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     steps = [json.loads(line)["step"] for line in (tmp_path / "resumed" / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and set(steps) == {1, 2}
+
+
+class Halted(Exception):
+    """Stands for the machine going down."""
+
+
+@pytest.mark.parametrize("halt_at", range(8))
+def test_a_checkpoint_is_there_whenever_the_save_is_stopped(tmp_path, monkeypatch, halt_at):
+    """A save stopped before any of its renames and deletions leaves the older or the newer checkpoint whole."""
+    folder, weight = tmp_path / "checkpoint", nn.Parameter(torch.zeros(3))
+    ema, generator = Ema({"w": weight}, 0.9), torch.Generator()
+
+    def save(step):
+        weight.data.fill_(float(step))
+        save_checkpoint(folder, step, {"w": weight}, ema, [], generator, float(step))
+
+    save(1)
+    calls = []
+
+    def halting(do):
+        def call(*args, **kwargs):
+            calls.append(do)
+            if len(calls) > halt_at:
+                raise Halted
+            return do(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for module, name in ((loop_module.os, "replace"), (loop_module.shutil, "rmtree")):
+            patched.setattr(module, name, halting(getattr(module, name)))
+        try:
+            save(2)
+        except Halted:
+            pass
+    step, seconds = load_checkpoint(find_checkpoint(folder), {"w": weight}, ema, [], generator)
+    assert step == seconds and step in (1, 2) and (weight.data == step).all()
+    save(3)  # what the stopped save left behind is in nobody's way
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert load_checkpoint(folder, {"w": weight}, ema, [], generator)[0] == 3
+
+
+def test_a_run_goes_on_from_the_checkpoint_set_aside(runs, tmp_path):
+    loop = LoopConfig(steps=2, batch_size=2, warmup=1, log_every=1, muon_lr=0.0)
+    run(runs.stage("probe", tmp_path), replace(loop, steps=1), tmp_path)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    run(runs.stage("probe", tmp_path), loop, tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps.count(1) == 2 and steps[-1] == 2  # a scalar line and a sample line of step 1, none repeated
+
+
+def test_a_stage_must_say_what_it_does():
+    class Idle(Stage):
+        def forward(self, batch):
+            return batch["loss"], {}
+
+    with pytest.raises(TypeError, match="next_batch.*save_models"):
+        Idle()
 
 
 def test_average_of_weights():
