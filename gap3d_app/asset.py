@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gap3d_app.errors import OutputError
-from gap3d_app.outputs import check_output, write_whole
+from gap3d_app.output import check_output, write_atomic
 from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
 
 
@@ -48,8 +48,7 @@ class Asset:
         path = check_output(path)
         if path.suffix.lower() == ".ply" and self.gaussians is None:
             raise OutputError("The asset has no Gaussians; add ply to the setting formats and run again.")
-        write = _WRITERS[path.suffix.lower()[1:]]
-        write_whole(path, lambda temporary: write(self, temporary))
+        _WRITERS[path.suffix.lower()[1:]](self, path)
         return path
 
     def facts(self) -> dict[str, Any]:
@@ -76,13 +75,13 @@ def _write_ply(asset: Asset, path: Path) -> None:
 def _write_obj(asset: Asset, path: Path) -> None:
     from gap3d_app.geometry.mesh_files import save_obj
 
-    save_obj(asset.mesh, path)
+    write_atomic(path, lambda part: save_obj(asset.mesh, part))
 
 
 def _write_stl(asset: Asset, path: Path) -> None:
     from gap3d_app.geometry.mesh_files import save_stl
 
-    save_stl(asset.mesh, path)
+    write_atomic(path, lambda part: save_stl(asset.mesh, part))
 
 
 def _write_mp4(asset: Asset, path: Path) -> None:
@@ -92,9 +91,10 @@ def _write_mp4(asset: Asset, path: Path) -> None:
 
 
 def _write_json(asset: Asset, path: Path) -> None:
-    path.write_text(json.dumps(asset.recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(path, (json.dumps(asset.recipe, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+# Each writes under a temporary name and renames.
 _WRITERS: dict[str, Callable[[Asset, Path], None]] = {
     "glb": _write_glb,
     "ply": _write_ply,

@@ -18,7 +18,7 @@ from typing import Any
 
 from gap3d_app import __version__
 from gap3d_app.errors import Gap3DError, InputError
-from gap3d_app.outputs import NEEDED_BYTES, check_output
+from gap3d_app.output import NEEDED_BYTES, check_output
 from gap3d_app.settings import Settings, Spec
 
 DEFAULT_WEIGHTS = "gap3d-mini"

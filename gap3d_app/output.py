@@ -1,4 +1,4 @@
-"""Files are written under a temporary name and renamed, so that a failure leaves nothing half-written."""
+"""Writing results: what is checked before the work, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,43 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gap3d_app.errors import OutputError
+from gap3d_app.settings import FORMATS
+
+NEEDED_BYTES = 64 * 2**20
+"""Free space asked for before a run: a GLB with its texture, a PLY and a turntable fit into it."""
+
+
+def check_output(path: str | Path, needed_bytes: int = 0) -> Path:
+    """Make sure that a result can be written, before the work for it begins.
+
+    Args:
+        path: file to be written; its folder must exist.
+        needed_bytes: free space to ask for.
+
+    Raises:
+        OutputError: unknown ending, missing folder, a folder in place of the file, no permission, no space.
+    """
+    path = Path(path)
+    endings = ", ".join("." + name for name in FORMATS)
+    if path.suffix.lower()[1:] not in FORMATS:
+        raise OutputError(f"The output {str(path)!r} has an unknown ending; it must be one of {endings}.")
+    try:
+        _check_place(path)
+        # Asking the file system is the only sure test: permission bits say little about mounts and roots.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".gap3d-", suffix=".tmp"):
+            pass
+        if path.exists() and not os.access(path, os.W_OK):
+            raise OutputError(f"The output {str(path)!r} may not be replaced; choose another name.")
+        stats = os.statvfs(path.parent) if hasattr(os, "statvfs") else None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise _unwritable(path, error) from error
+    if stats and stats.f_bavail * stats.f_frsize < needed_bytes:
+        free = stats.f_bavail * stats.f_frsize / 2**20
+        raise OutputError(
+            f"The disk of {str(path)!r} has {free:.0f} MB left and {needed_bytes / 2**20:.0f} MB are needed; "
+            "make room."
+        )
+    return path
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | Callable[[Path], object]) -> Path:
@@ -16,19 +53,17 @@ def write_atomic(path: str | os.PathLike, content: bytes | Callable[[Path], obje
 
     Args:
         path: target; an existing file is replaced.
-        content: the bytes, or a function that writes to the temporary path it is given (same suffix).
+        content: the bytes, or a function that writes to the temporary path it is given (same folder and suffix).
 
     Returns:
         The target path.
 
     Raises:
         OutputError: the folder is missing, it may not be written, the target is a folder, or the disk is full.
+            What else the function raises passes through; nothing is left behind either way.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise OutputError(f"Cannot write {target}: the folder {target.parent} does not exist; create it first.")
-    if target.is_dir():
-        raise OutputError(f"Cannot write {target}: it is a folder; give a file name.")
+    _check_place(target)
     temporary = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
@@ -42,11 +77,18 @@ def write_atomic(path: str | os.PathLike, content: bytes | Callable[[Path], obje
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
-        raise OutputError(f"Cannot write {target}: {_reason(error)}") from error
+        raise _unwritable(target, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return target
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"The folder {str(path.parent)!r} of the output does not exist; make it first.")
+    if path.is_dir():
+        raise OutputError(f"The output {str(path)!r} is a folder; give the name of a file.")
 
 
 def _umask() -> int:
@@ -56,9 +98,8 @@ def _umask() -> int:
     return mask
 
 
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space is left on the disk; free some or choose another folder."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "this place may not be written; choose another folder."
-    return f"{error.strerror or error}; choose another path."
+def _unwritable(path: Path, error: Exception) -> OutputError:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"The disk is full, so {str(path)!r} was not written; make room and run again.")
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"The output {str(path)!r} cannot be written: {reason}; choose another place.")

@@ -12,24 +12,24 @@ REPO = Path(__file__).resolve().parent.parent
 MOST_LINES = 450
 
 # Rooms of gap3d_app and what each may import. Everything may import `BASICS`, which import each other only.
-BASICS = {"errors", "values", "output", "__version__"}
+BASICS = {"errors", "values", "__version__"}
 ALLOWED = {
     "nn": set(),
     "sparse": {"nn"},
     "flow": {"nn", "sparse"},
     "models": {"nn", "sparse", "flow"},
-    "geometry": set(),
-    "render": {"geometry"},
     "settings": set(),
-    "outputs": {"settings"},
+    "output": {"settings"},
+    "geometry": {"output"},
+    "render": {"geometry", "output"},
     "background": set(),
     "prompt": {"background"},
     "hub": set(),
-    "asset": {"geometry", "render", "outputs"},
+    "asset": {"geometry", "render", "output"},
     "pipeline": {"models", "nn", "sparse", "flow", "geometry", "asset", "hub", "prompt", "background", "settings"},
     "bench": {"pipeline", "settings", "hub", "prompt"},
-    "ui": {"pipeline", "asset", "outputs", "hub", "prompt", "background", "settings", "geometry", "render"},
-    "cli": {"pipeline", "asset", "outputs", "hub", "prompt", "settings", "bench", "ui", "geometry"},
+    "ui": {"pipeline", "asset", "output", "hub", "prompt", "background", "settings", "geometry", "render"},
+    "cli": {"pipeline", "asset", "output", "hub", "prompt", "settings", "bench", "ui", "geometry"},
     "__main__": {"cli"},
 }
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

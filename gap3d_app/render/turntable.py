@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ..errors import OutputError
 from ..geometry.cameras import turntable_cameras
+from ..output import write_atomic
 from ..values import Gaussians, Mesh
 from .gaussians import render_gaussians
 from .mesh import render_mesh
@@ -47,7 +47,7 @@ def turntable_frames(
 
 
 def save_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: int = 15) -> Path:
-    """Write frames [H, W, 3] uint8 (even sides) as H.264, to a temporary name first, then renamed.
+    """Write frames [H, W, 3] uint8 (even sides) as H.264; the file appears whole or not at all.
 
     Raises:
         OutputError: nothing to write, or the file cannot be written (folder missing, disk full).
@@ -60,19 +60,13 @@ def save_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: int = 15) -> P
     if first is None:
         raise OutputError("A video needs at least one frame.")
     height, width = first.shape[:2]
-    part = _reserve(path)
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error",
         "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-",
         "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-preset", "veryfast",
-        "-movflags", "+faststart", "-f", "mp4", str(part),
+        "-movflags", "+faststart", "-f", "mp4",
     ]  # fmt: skip
-    try:
-        _encode(command, first, frames, path)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return write_atomic(path, lambda part: _encode([*command, str(part)], first, frames, path))
 
 
 def _encode(command: list[str], first: np.ndarray, rest: Iterator[np.ndarray], path: Path) -> None:
@@ -107,29 +101,5 @@ def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: int = 15) -> P
         raise OutputError("A video needs at least one frame.")
     palette = images[len(images) // 2].quantize(256)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    part = _reserve(path)
-    try:
-        images[0].save(
-            part, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
-        )
-        os.replace(part, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _reserve(path: Path) -> Path:
-    """An empty temporary file beside `path`."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return Path(name)
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
-    return OutputError(f"{path.name} cannot be written to {path.parent}: {reason}; choose another folder.")
+    options = dict(save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    return write_atomic(path, lambda part: images[0].save(part, "GIF", **options))

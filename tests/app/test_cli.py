@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gap3d_app import outputs
+from gap3d_app import output
 from gap3d_app.errors import OutputError
-from gap3d_app.outputs import check_output, write_whole
+from gap3d_app.output import check_output, write_atomic
 
 REPO = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "2"}
@@ -140,9 +140,9 @@ def test_interrupt(tiny_weights, tmp_path):
 def test_unwritable_places(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be written"):
         check_output("/proc/out.glb")
-    monkeypatch.setattr(outputs.os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 9, 5, 5, 9, 9, 9, 0, 255)))
+    monkeypatch.setattr(output.os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 9, 5, 5, 9, 9, 9, 0, 255)))
     with pytest.raises(OutputError, match="0 MB left and 64 MB are needed"):
-        check_output(tmp_path / "out.glb", outputs.NEEDED_BYTES)
+        check_output(tmp_path / "out.glb", output.NEEDED_BYTES)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -154,6 +154,6 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
 
     (tmp_path / "out.glb").write_bytes(b"old")
     with pytest.raises(OutputError, match="disk is full"):
-        write_whole(tmp_path / "out.glb", write)
+        write_atomic(tmp_path / "out.glb", write)
     assert [path.name for path in tmp_path.iterdir()] == ["out.glb"]
     assert (tmp_path / "out.glb").read_bytes() == b"old"

@@ -69,7 +69,7 @@ def test_turntable_of_mesh_and_gaussians(tmp_path):
 def test_unwritable_targets_are_named(tmp_path):
     frames = [np.zeros((16, 16, 3), np.uint8)]
     for save in (save_mp4, save_gif):
-        with pytest.raises(OutputError, match="clip"):
+        with pytest.raises(OutputError, match="missing. of the output does not exist"):
             save(frames, tmp_path / "missing" / "clip.mp4")
         with pytest.raises(OutputError, match="frame"):
             save([], tmp_path / "clip.mp4")
