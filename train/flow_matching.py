@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gap3d_app.models.checkpoint import load_model
+from train.recolor import recolored
 
 SIGMA_MIN = 1e-5
 
@@ -28,7 +29,7 @@ class ConditionSource:
     With probability `drop` a sample's tokens become zeros (the null condition). With probability 0.5 they
     get noise of a random size up to `noise` and are layer-normalised again, because at inference the tokens
     often come from the grid transformer and are not exact. Half of the views are view 0, the one that text
-    prompts generate.
+    prompts generate. Pictures are seen in the colours of `maps` (train/recolor.py).
     """
 
     def __init__(self, encoder: Path | str, drop: float, noise: float, device: str | torch.device):
@@ -36,13 +37,13 @@ class ConditionSource:
         self.drop, self.noise = drop, noise
 
     @torch.no_grad()
-    def __call__(self, data, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Tokens [B, N, C] for assets `ids` of `data`."""
+    def __call__(self, data, ids: Tensor, generator: torch.Generator, maps: Tensor) -> Tensor:
+        """Tokens [B, N, C] for assets `ids` of `data`, recoloured by `maps` [B, 3, 3]."""
         b, device = len(ids), ids.device
         r = torch.rand(b, 5, generator=generator, device=device)
         views = data.views.shape[1]
         view = torch.where(r[:, 0] < 0.5, 0, (r[:, 1] * views).long())
-        images = data.images(ids, view)
+        images = recolored(data.images(ids, view), maps)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             tokens = self.encoder.encode(images).float()
         size = self.noise * r[:, 2] * (r[:, 3] < 0.5)

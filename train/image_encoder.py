@@ -11,7 +11,8 @@ Heads (thrown away afterwards) read the same layer-normalised tokens that the fl
 * each patch: its 4x4 down-sampled colours, and normals and depth at 2x2 (L1);
 * all tokens: 512 learnt queries, one per cell of an 8^3 grid in the asset's own frame, cross-attend to the
   tokens and say which of their 4^3 voxels are occupied (binary cross-entropy). This is what teaches pose.
-Augmentation: small crops and shifts, brightness, saturation, blur-free noise.
+Augmentation: small crops and shifts, brightness, saturation, noise, and for half of the pictures other colours
+(train/recolor.py), whose colour label is then unknown: categories must not be told by their usual colours.
 """
 
 from pathlib import Path
@@ -25,6 +26,7 @@ from gap3d_app.models.image_encoder import ImageEncoder
 from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
 from train.loop import Stage, read_config, run
+from train.recolor import color_maps, recolored
 from train.samples import photo, save_sheet
 
 
@@ -98,17 +100,17 @@ class ImageEncoderStage(Stage):
         view = torch.randint(data.views.shape[1], (batch_size,), generator=generator, device=device)
         images = data.images(ids, view)
         geometry = data.normals[ids, view].permute(0, 3, 1, 2).float() / 127
-        clean = images
+        labels = torch.stack([data.category[ids], data.color[ids], data.finish[ids]], 1).long()
         if jitter:
-            images, theta = augment(images, generator)
-            clean = images
+            maps, changed = color_maps(batch_size, generator)
+            labels[changed, 1] = -1
+            images, theta = augment(recolored(images, maps), generator)
             grid = F.affine_grid(theta, list(geometry.shape), align_corners=False)
             geometry = F.grid_sample(geometry, grid, align_corners=False)
         return {
             "images": images,
-            "clean": clean,
             "geometry": geometry,
-            "labels": torch.stack([data.category[ids], data.color[ids], data.finish[ids]], 1).long(),
+            "labels": labels,
             "grid": data.occupancy(ids),
         }
 
@@ -125,7 +127,7 @@ class ImageEncoderStage(Stage):
         patch_tokens = tokens[:, -side * side :]
         dense = self.patches(patch_tokens).float()
         rgb, geo = dense.split([48, 16], dim=2)
-        rgb_loss = F.l1_loss(rgb, _per_patch(batch["clean"], side, 4))
+        rgb_loss = F.l1_loss(rgb, _per_patch(batch["images"], side, 4))
         geo_loss = F.l1_loss(geo, _per_patch(batch["geometry"], side, 2))
         cells = cells_of(batch["grid"])
         logits3d = self.occupancy(tokens).float()

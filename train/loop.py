@@ -30,6 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from train.muon import BatchedMuon
+
 
 @dataclass
 class LoopConfig:
@@ -142,14 +144,12 @@ def make_optimizers(params: dict[str, nn.Parameter], cfg: LoopConfig) -> list[to
     optimizers: list[torch.optim.Optimizer] = []
     if rest:
         optimizers.append(
-            torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay)
-        )
-    if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"
+            torch.optim.AdamW(
+                rest, lr=cfg.lr, betas=(0.9, 0.98), weight_decay=cfg.weight_decay, fused=rest[0].is_cuda
             )
         )
+    if matrices:
+        optimizers.append(BatchedMuon(matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -3,7 +3,9 @@
     accelerate launch -m train.probe --config train/configs/mini/probe.yaml
 
 Sees single views of training assets, blurred, noised, re-lit and shifted so that it does not lean on how crisp
-a render is. The measured accuracy on held-out assets is over all views of an asset, as in the evaluation.
+a render is. Most views are recoloured and then teach category and finish only, so that a category is not told by
+the colours it came in; the others teach the colour. The measured accuracy on held-out assets is over all views of
+an asset, as in the evaluation.
 """
 
 from pathlib import Path
@@ -16,7 +18,10 @@ from train.data.packed import PackedAssets
 from train.eval.probe import PROBE_SIZE, Probe, ProbeConfig
 from train.image_encoder import augment, known_accuracy, known_cross_entropy
 from train.loop import Stage, read_config, run
+from train.recolor import color_maps, recolored
 from train.samples import photo, save_sheet
+
+RECOLORED = 0.7  # share of the views
 
 
 def blur(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -46,7 +51,10 @@ class ProbeStage(Stage):
         ids = self.data.draw(batch_size, generator)
         view = torch.randint(self.data.views.shape[1], (batch_size,), generator=generator, device=device)
         images = F.interpolate(self.data.images(ids, view), size=(PROBE_SIZE,) * 2, mode="area")
-        return {"views": blur(augment(images, generator)[0], generator), "labels": self._labels(self.data, ids)}
+        maps, changed = color_maps(batch_size, generator, RECOLORED)
+        labels = self._labels(self.data, ids)
+        labels["color"][changed] = -1
+        return {"views": blur(augment(recolored(images, maps), generator)[0], generator), "labels": labels}
 
     def _labels(self, data: PackedAssets, ids: Tensor) -> dict[str, Tensor]:
         return {k: getattr(data, k)[ids].long() for k in ("category", "color", "finish")}

@@ -25,6 +25,7 @@ from gap3d_app.models.slat_vae import SLatEncoder
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.packed import FINE, LATTICE, PackedAssets, Voxels
 from train.loop import Stage, read_config, run
+from train.recolor import color_maps, recolored_rows
 from train.samples import save_sheet, slat_photos
 from train.structure_vae import kl_divergence
 
@@ -69,16 +70,16 @@ class MeshLoss:
         """
         local = (coords[:, 1:] % FINE).long()
         index = self.corners[local[:, 0], local[:, 1], local[:, 2]]
-        sdf = voxels.sdf[parents].gather(1, index)
+        lattice = parents[:, None] * LATTICE**3 + index
+        sdf = voxels.sdf.view(-1)[lattice]
         raw = feats.float()
         # One fine cell is CELL; what counts is where the sign changes, so weigh corners by closeness.
         near = torch.exp(-(sdf / CELL).square() / 2)
         predicted = raw[:, 0:8]
         distance = ((predicted - sdf).abs() * (0.1 + near)).mean()
         sign = (F.softplus(-predicted * torch.sign(sdf) * 6) * near).mean()
-        expand = index[..., None].expand(-1, -1, 3)
-        color = lattice_colors(voxels.colors)[parents].gather(1, expand)
-        normal = lattice_normals(voxels.sdf)[parents].gather(1, expand)
+        color = lattice_colors(voxels.colors).view(-1, 3)[lattice]
+        normal = lattice_normals(voxels.sdf).view(-1, 3)[lattice]
         attributes = raw[:, 53:101].view(-1, 8, 6)
         weight = near[..., None]
         color_error = (torch.sigmoid(attributes[..., :3]) - color).abs()
@@ -148,7 +149,7 @@ class GaussianLoss:
 
 
 WEIGHTS = {
-    "sdf": 4.0, "sign": 0.5, "mesh_color": 2.0, "mesh_normal": 0.2, "neutral": 0.02,
+    "sdf": 4.0, "sign": 0.5, "mesh_color": 4.0, "mesh_normal": 0.2, "neutral": 0.02,
     "gs_surface": 0.5, "gs_color": 1.0, "gs_scale": 0.1, "gs_normal": 0.1, "gs_opacity": 0.1,
 }  # fmt: skip
 
@@ -171,9 +172,12 @@ class SLatVaeStage(Stage):
         self.gaussian_loss = GaussianLoss(self.data.resolution, per_voxel, device)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
-        """Whole assets and, for the mesh head, one random crop of each."""
+        """Whole assets, half of them recoloured, and, for the mesh head, one random crop of each."""
         ids = self.data.draw(batch_size, generator, self.max_voxels)
-        return self._with_crop(self.data.voxels(ids), batch_size, generator)
+        voxels = self.data.voxels(ids)
+        maps, _ = color_maps(batch_size, generator)
+        voxels.colors = recolored_rows(voxels.colors, maps, voxels.coords[:, 0].long())
+        return self._with_crop(voxels, batch_size, generator)
 
     def _with_crop(self, voxels: Voxels, batch_size: int, generator: torch.Generator) -> dict:
         """Add the rows of one box per asset, `crop` voxels wide and centred on a random voxel of it."""

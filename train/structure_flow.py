@@ -17,6 +17,7 @@ from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
 from train.loop import Stage, read_config, run
+from train.recolor import color_maps
 from train.samples import photo, save_sheet, voxel_photo
 from train.structure_vae import intersection_over_union
 
@@ -53,7 +54,8 @@ class StructureFlowStage(Stage):
         t = sample_times(batch_size, generator)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x_t, velocity = noisy_state(x0, noise, t.view(-1, 1, 1, 1, 1))
-        return {"x": x_t, "t": t * 1000, "v": velocity, "cond": self.condition(self.data, ids, generator)}
+        cond = self.condition(self.data, ids, generator, color_maps(batch_size, generator)[0])
+        return {"x": x_t, "t": t * 1000, "v": velocity, "cond": cond}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the velocity."""

@@ -50,7 +50,7 @@ class SparseResBlock3d(nn.Module):
 
     def forward(self, x: SparseTensor, emb: Tensor) -> SparseTensor:
         """x [T, C], emb [B, C_emb] -> [T', C_out] on the resampled sites."""
-        if isinstance(self.resample, SparseUpsample) and not torch.is_grad_enabled():
+        if isinstance(self.resample, SparseUpsample):
             # Norm, activation and skip act on single voxels: before the copying they have fewer rows.
             h = unpooled_conv(x.replace(F.silu(self.norm1(x.feats))), self.conv1, self.resample.factor)
             skip = self.resample(x.replace(self.skip_connection(x.feats))).feats

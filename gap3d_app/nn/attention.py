@@ -7,7 +7,7 @@ serves all of them, and a mask hides the padding. Sets of equal length need neit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,9 @@ class Segments:
             slot i of set s and no slot is empty.
         slots: [T] int64, the slot of every row; None exactly when `gather` is None.
         mask: [S, L] bool, True for slots that hold a row; None when all do.
+        starts: [S + 1] int32, where each set begins among the rows sorted by set, and T; None when `gather` is.
+        order: [T] int64, the rows sorted by set; None when they are so already.
+        places: [T] int64, the inverse of `order`.
     """
 
     count: int
@@ -35,6 +38,9 @@ class Segments:
     gather: Tensor | None = None
     slots: Tensor | None = None
     mask: Tensor | None = None
+    starts: Tensor | None = None
+    order: Tensor | None = None
+    places: Tensor | None = None
 
     @staticmethod
     def consecutive(lengths: list[int], device: torch.device) -> Segments:
@@ -42,7 +48,8 @@ class Segments:
         if lengths and min(lengths) == max(lengths):
             return Segments(len(lengths), lengths[0])
         sizes = torch.tensor(lengths, device=device)
-        return Segments._padded(torch.arange(sum(lengths), device=device), sizes, max(lengths))
+        packed = Segments._padded(torch.arange(sum(lengths), device=device), sizes, max(lengths))
+        return replace(packed, order=None, places=None)
 
     @staticmethod
     def grouped(keys: Tensor) -> Segments:
@@ -66,13 +73,24 @@ class Segments:
         slot = torch.arange(length, device=device)
         # An empty set keeps one visible slot: a softmax over nothing would be NaN.
         mask = slot[None, :] < sizes.clamp(min=1)[:, None]
-        return Segments(count, length, gather, slots, mask)
+        bounds = torch.cat([starts, starts.new_full((1,), len(order))]).int()
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=device)
+        return Segments(count, length, gather, slots, mask, bounds, order, places)
 
     def pad(self, x: Tensor) -> Tensor:
         """[T, ...] -> [S, L, ...]; empty slots hold some row and must be masked."""
         if self.gather is not None:
-            x = _Permute.apply(x, self.gather, self.slots, self.mask)
+            x = _Permute.apply(x, self.gather, self.slots)
         return x.reshape(self.count, self.length, *x.shape[1:])
+
+    def sorted(self, x: Tensor) -> Tensor:
+        """Rows [T, ...] in the order of their sets."""
+        return x if self.order is None else _Permute.apply(x, self.order, self.places)
+
+    def unsorted(self, x: Tensor) -> Tensor:
+        """Back from the order of the sets."""
+        return x if self.order is None else _Permute.apply(x, self.places, self.order)
 
     def unpad(self, x: Tensor) -> Tensor:
         """[S, L, ...] -> [T, ...]."""
@@ -87,7 +105,7 @@ class _Permute(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, gather: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+    def forward(x: Tensor, gather: Tensor, slots: Tensor) -> Tensor:
         return x.index_select(0, gather)
 
     @staticmethod
@@ -97,7 +115,7 @@ class _Permute(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (slots,) = ctx.saved_tensors
-        return grad.index_select(0, slots), None, None, None
+        return grad.index_select(0, slots), None, None
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -120,6 +138,37 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
     )
     return out.transpose(1, 2)
+
+
+def packed_kernel_fits(q: Tensor) -> bool:
+    """Whether `packed_attention` takes such queries: half precision on CUDA."""
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
+
+
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, context_segments: Segments | None
+) -> Tensor:
+    """`attention` over sets of unequal length without padding (variable-length flash kernel of torch).
+
+    Args:
+        q: [T, H, D] rows of `segments`.
+        k, v: [U, H, D] rows of `context_segments`, or, without, dense [S, M, H, D].
+
+    Returns:
+        [T, H, D].
+    """
+    from torch.nn.attention.varlen import varlen_attn  # where torch has it: 2.10 and later
+
+    q = segments.sorted(q)
+    if context_segments is None:
+        bounds = torch.arange(0, k.shape[0] + 1, dtype=torch.int32, device=k.device) * k.shape[1]
+        longest = k.shape[1]
+        k, v = k.flatten(0, 1), v.flatten(0, 1)
+    else:
+        bounds, longest = context_segments.starts, context_segments.length
+        k, v = context_segments.sorted(k), context_segments.sorted(v)
+    out = varlen_attn(q, k.to(q.dtype), v.to(q.dtype), segments.starts, bounds, segments.length, longest)
+    return segments.unsorted(out)
 
 
 def rows_of_segments(values: Tensor, segments: Segments) -> Tensor:
@@ -219,6 +268,10 @@ class MultiHeadAttention(nn.Module):
             context_segments = segments
         q = self.q_rms_norm(q)
         mask = None
+        if segments is not None and segments.starts is not None and packed_kernel_fits(q):
+            kv_sets = context_segments if k.ndim == 3 else None
+            out = packed_attention(q, k, v, segments, kv_sets)
+            return self.to_out(out.flatten(-2))
         if segments is not None:
             q = segments.pad(q)
         if context_segments is not None:

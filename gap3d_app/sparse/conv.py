@@ -140,11 +140,12 @@ class NativeBackend:
         forward_map = neighbour_map(x.sites)
         taps = weight.permute(1, 2, 3, 4, 0).reshape(27, weight.shape[-1], weight.shape[0])
         # q is neighbour k of p exactly when p is neighbour 26 - k of q.
-        out = gather_matmul(x.feats, taps, forward_map, lambda: _mirrored(x.sites))
+        out = gather_matmul(x.feats, taps, forward_map, lambda: mirrored_map(x.sites))
         return out if bias is None else out + bias
 
 
-def _mirrored(sites: Sites) -> Tensor:
+def mirrored_map(sites: Sites) -> Tensor:
+    """[T, 27] int32: row of the voxel whose neighbour k is row q, at [q, k]; T for none."""
     return sites.cached("neighbours mirrored", lambda: neighbour_map(sites).flip(1))
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gap3d_app.flow.sampler import FlowSampler
-from gap3d_app.models.slat_flow import SLatFlowModel, SparseResBlock3d
+from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from gap3d_app.nn.activations import TanhGELU
 from gap3d_app.sparse.conv import SparseConv3d
@@ -120,15 +120,19 @@ def test_convolution_of_unpooled_features() -> None:
         unpooled_conv(SparseTensor(coarse.feats, coarse.coords), layer)
 
 
-def test_unpooling_block_without_gradients() -> None:
-    block = awake(SparseResBlock3d(6, 10, 4, upsample=True))
-    coords = voxels([100])
-    coarse = SparseDownsample()(SparseTensor(torch.randn(100, 6), coords))
-    emb = torch.randn(1, 10)
-    slow = block(coarse, emb)
-    with torch.no_grad():
-        fast = block(coarse, emb)
-    assert slow.feats.requires_grad and torch.allclose(fast.feats, slow.feats, atol=1e-5)
+def test_gradients_of_an_unpooled_convolution() -> None:
+    torch.manual_seed(0)
+    coords = voxels([120, 30])
+    coarse = SparseDownsample()(SparseTensor(torch.randn(len(coords), 5).double(), coords))
+    layer = SparseConv3d(5, 4).double()
+    weights = torch.randn(len(coords), 4).double()
+    found = []
+    for run in (lambda x: layer(SparseUpsample()(x)), lambda x: unpooled_conv(x, layer)):
+        feats = coarse.feats.clone().requires_grad_()
+        loss = (run(coarse.replace(feats)).feats * weights).sum()
+        found.append(torch.autograd.grad(loss, [feats, layer.conv.weight, layer.conv.bias]))
+    for slow, fast in zip(*found, strict=True):
+        assert torch.allclose(fast, slow, atol=1e-12)
 
 
 def test_gradients_and_autocast_still_work() -> None:
