@@ -5,7 +5,10 @@ import torch
 
 from gap3d_app.nn.attention import MultiHeadAttention, Segments
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length attention needs a CUDA GPU"),
+]
 
 
 def _module(context: int | None) -> MultiHeadAttention:
