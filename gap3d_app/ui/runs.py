@@ -7,13 +7,14 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gap3d_app.background import cut_out
-from gap3d_app.errors import InputError, WeightsError
+from gap3d_app.errors import InputError, OutputError, WeightsError
+from gap3d_app.output import write_atomic
 from gap3d_app.prompt import clean_text, open_image
 from gap3d_app.ui import texts
 
@@ -97,12 +98,12 @@ def run(
         for event in events:
             yield event
     asset, start = event.preview, time.perf_counter()
-    key, folder = work.new_result()
-    stem = file_stem(text)
-    glb = asset.save(folder / f"{stem}.glb")
-    ply = asset.save(folder / f"{stem}.ply") if "ply" in formats else None
-    recipe_file = asset.save(folder / f"{stem}.json")
-    _keep_mesh(asset, folder)
+    with _storing(), work.new_result() as (key, folder):
+        stem = file_stem(text)
+        glb = asset.save(folder / f"{stem}.glb")
+        ply = asset.save(folder / f"{stem}.ply") if "ply" in formats else None
+        recipe_file = asset.save(folder / f"{stem}.json")
+        _keep_mesh(asset, folder)
     seconds = {name: value for name, value in asset.seconds.items() if name in texts.STAGES}
     seconds["files"] = time.perf_counter() - start
     yield Result(key, glb, ply, recipe_file, asset.recipe, seconds, list(asset.warnings))
@@ -122,7 +123,8 @@ def turntable(folder: Path) -> Iterator[tuple[float, Path | None]]:
         for frame in turntable_frames(mesh, TURNTABLE_FRAMES, TURNTABLE_SIZE):
             frames.append(frame)
             yield len(frames) / (TURNTABLE_FRAMES + 1), None
-        save_mp4(frames, path)
+        with _storing():
+            save_mp4(frames, path)
     yield 1.0, path
 
 
@@ -139,12 +141,20 @@ def unexpected(error: Exception) -> str:
     return texts.UNEXPECTED.format(mark=mark)
 
 
+@contextmanager
+def _storing() -> Iterator[None]:
+    """Visitors learn that the server could not write, its log where and why."""
+    try:
+        yield
+    except (OSError, OutputError) as error:
+        logger.error("A result could not be written: %s", error)
+        raise OutputError(texts.NOT_STORED) from error
+
+
 def _keep_mesh(asset: Any, folder: Path) -> None:
     # The turntable is rendered only when somebody asks for it, perhaps an hour later.
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     parts = {"vertices": asset.mesh.vertices, "faces": asset.mesh.faces, "colors": asset.mesh.colors}
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in parts.items() if value is not None},
-        folder / "mesh.safetensors",
-    )
+    kept = {name: value.detach().cpu().contiguous() for name, value in parts.items() if value is not None}
+    write_atomic(folder / "mesh.safetensors", save(kept))

@@ -70,6 +70,7 @@ PRIVACY = (
 NO_FETCH = "This page fetches nothing from other hosts; upload the file instead of giving an address."
 PICTURE_NOT_A_FILE = "The picture did not arrive as a file; upload it as PNG, JPEG or WebP."
 NOTHING_GIVEN = "There is nothing to work from: give a prompt, a picture, or both."
+NOT_STORED = "The server could not store the result, perhaps because its disk is full; try again later."
 UNEXPECTED = "Something went wrong on the server (error {mark}); try again, and report this mark if it stays."
 VIBE_MODE = "GRADIO_VIBE_MODE is set, which lets visitors run code on this machine; unset it to start the page."
 ERROR_TITLE = "Not possible"

@@ -8,6 +8,8 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +49,18 @@ class WorkDir:
         atexit.register(self.close)
         threading.Thread(target=self._sweep_forever, name="gap3d-sweep", daemon=True).start()
 
-    def new_result(self) -> tuple[str, Path]:
-        """Make an empty result folder; returns its id (32 hex digits) and its path."""
+    @contextmanager
+    def new_result(self) -> Iterator[tuple[str, Path]]:
+        """An empty folder for a result: its id (32 hex digits) and its path; gone again if filling it fails."""
         self.sweep()
         key = secrets.token_hex(16)
         folder = self.results / key
         folder.mkdir()
-        return key, folder
+        try:
+            yield key, folder
+        except BaseException:
+            _remove(folder)
+            raise
 
     def result(self, key: str | None) -> Path | None:
         """The folder of a result that `new_result` made here, or None when there is none (any more)."""

@@ -1,17 +1,22 @@
 """The command line as a process: results, exit codes, one clear sentence, nothing half-written."""
 
+import errno
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from gap3d_app import output
+from gap3d_app.cli import main
 from gap3d_app.errors import OutputError
 from gap3d_app.output import check_output, write_atomic
 
@@ -59,6 +64,11 @@ BAD = [
     (("chair", "--unwrap", "magic"), "one of box, xatlas"),
     (("chair", "--image", "gone.png"), "'gone.png' does not exist"),
     (("chair", "--image", "broken.png"), "is not a PNG, JPEG or WebP"),
+    (("chair", "--image", "cut.png"), "is damaged and cannot be decoded"),
+    (("chair", "--image", "huge.png"), "25.0 megapixels); the limit is 24 megapixels"),
+    (("chair", "--image", "clear.png"), "no opaque pixel"),
+    (("chair", "--image", "thin.png"), "1 x 400 pixels; both sides must have at least 16"),
+    (("chair", "--image", "moving.webp"), "is animated (2 frames)"),
     (("chair", "--weights", "nowhere"), "no weights 'nowhere'"),
     (("chair", "--device", "abacus"), "must be auto, cpu or cuda"),
     (("chair", "-o", "gone/out.glb"), "The folder 'gone' of the output does not exist"),
@@ -70,16 +80,93 @@ BAD = [
 
 @pytest.mark.parametrize("arguments, words", BAD, ids=lambda value: value if isinstance(value, str) else "")
 def test_bad_requests_end_with_one_sentence(tiny_weights, tmp_path, capsys, monkeypatch, arguments, words):
-    from gap3d_app.cli import main
-
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    (tmp_path / "folder.glb").mkdir()
+    _write_bad_files(tmp_path)
     before = sorted(tmp_path.iterdir())
     assert main(["generate", "-o", "out.glb", "--weights", str(tiny_weights), *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and words in err and err.startswith("gap3d: ") and err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def _write_bad_files(folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"not a picture")
+    (folder / "folder.glb").mkdir()
+    Image.effect_noise((64, 64), 50).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:200])
+    Image.new("1", (5000, 5000)).save(folder / "huge.png")
+    Image.new("RGBA", (64, 64)).save(folder / "clear.png")
+    Image.new("RGB", (1, 400)).save(folder / "thin.png")
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    frames[0].save(folder / "moving.webp", save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize("name, options", [
+    ("cmyk.jpg", {}), ("deep.png", {}), ("turned.jpg", {"exif": True}), ("palette.png", {"transparency": 0}),
+])
+def test_unusual_pictures_are_taken(tiny_weights, tmp_path, monkeypatch, capsys, name, options):
+    monkeypatch.chdir(tmp_path)
+    picture = Image.new("RGB", (90, 60), "white")
+    picture.paste((200, 30, 30), (30, 15, 60, 45))
+    if options.pop("exif", False):
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    mode = {"cmyk.jpg": "CMYK", "deep.png": "I;16", "palette.png": "P"}.get(name, "RGB")
+    (picture.convert("L") if mode == "I;16" else picture).convert(mode).save(name, **options)
+    command = ["generate", "--image", name, "-o", "out.glb", "--weights", str(tiny_weights), "--preset", "fast"]
+    assert main([*command, "--quiet"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "out.glb").read_bytes()[:4] == b"glTF"
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
+def test_damaged_weights(tiny_weights, tmp_path, capsys, damage):
+    path = shutil.copytree(tiny_weights, tmp_path / "weights") / "grid_dit.safetensors"
+    content = path.read_bytes()
+    changed = {"truncated": content[:-1], "changed": content[:-1] + bytes([content[-1] ^ 1])}.get(damage)
+    path.unlink() if changed is None else path.write_bytes(changed)
+    command = ["generate", "chair", "-o", str(tmp_path / "out.glb"), "--weights", str(path.parent)]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "'grid_dit.safetensors'" in err
+    for data in filter(None, (content, changed)):
+        assert hashlib.sha256(data).hexdigest() in err
+    path.write_bytes(content)
+    assert main([*command, "--preset", "fast", "--quiet"]) == 0
+
+
+def test_an_empty_structure(tiny_weights, tmp_path, capsys, monkeypatch):
+    from gap3d_app.models.structure_vae import SparseStructureDecoder
+
+    decode = SparseStructureDecoder.forward
+    command = ["generate", "chair", "-o", str(tmp_path / "out.glb"), "--weights", str(tiny_weights), "--preset", "fast"]
+    command += ["--quiet", "--seed", "3"]
+    with monkeypatch.context() as patched:
+        patched.setattr(SparseStructureDecoder, "forward", lambda self, x: decode(self, x) - 1e6)
+        assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "empty for 3 seeds, 3 and the next; try another seed" in err
+    assert list(tmp_path.iterdir()) == []
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("ending", output.FORMATS)
+def test_a_disk_that_fills_up_during_the_run(tiny_weights, tmp_path, capsys, monkeypatch, ending):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / f"out.{ending}"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(output.os, "replace", full)
+    monkeypatch.setattr("gap3d_app.render.turntable.turntable_frames", _two_frames)
+    command = ["generate", "chair", "-o", str(path), "--weights", str(tiny_weights), "--preset", "fast", "--quiet"]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == f"gap3d: The disk is full, so {str(path)!r} was not written; make room and run again.\n"
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
+
+
+def _two_frames(*_):
+    return iter([np.zeros((16, 16, 3), np.uint8)] * 2)
 
 
 def test_bad_request_as_a_process_is_refused_before_torch(tmp_path):

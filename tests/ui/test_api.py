@@ -1,7 +1,9 @@
 """The documented endpoint, as gradio_client and plain HTTP use it."""
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from gap3d_app import output
 from gap3d_app.settings import Settings
 from gap3d_app.ui import texts
 from tests.ui.serving import wait_until
@@ -163,6 +166,33 @@ def test_an_unforeseen_error_tells_nothing_and_the_next_request_works(server, cl
     server.pipeline.failure = RuntimeError("secret path /srv/x")
     message = refusal(client, prompt="a mug")
     assert "Something went wrong" in message and "secret" not in message
+    assert generate(client, prompt="a mug")[0]
+
+
+def test_an_empty_structure_is_said_and_the_next_request_works(server, client, monkeypatch):
+    decoder = type(server.pipeline.pipeline._part("structure_decoder"))
+    decode = decoder.forward
+    with monkeypatch.context() as patched:
+        patched.setattr(decoder, "forward", lambda self, x: decode(self, x) - 1e6)
+        message = refusal(client, prompt="a mug", seed=7)
+    assert "empty for 3 seeds, 7 and the next; try another seed" in message
+    assert generate(client, prompt="a mug", seed=7)[0]
+
+
+@pytest.mark.parametrize("name", ["a-mug.glb", "a-mug.json", "mesh.safetensors"])
+def test_a_full_disk_is_said_and_leaves_nothing(server, client, monkeypatch, name):
+    before, replace = set(server.work.results.iterdir()), os.replace
+
+    def full(source, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(output.os, "replace", full)
+        message = refusal(client, prompt="a mug")
+    assert texts.NOT_STORED in message and str(server.work.root) not in message
+    assert set(server.work.results.iterdir()) == before
     assert generate(client, prompt="a mug")[0]
 
 

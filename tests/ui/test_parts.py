@@ -25,16 +25,23 @@ def work():
 
 
 def _fill(work: WorkDir, size: int, age: float) -> str:
-    key, folder = work.new_result()
-    (folder / "a.glb").write_bytes(b"x" * size)
-    for path in (folder / "a.glb", folder):
-        os.utime(path, (time.time() - age,) * 2)
+    with work.new_result() as (key, folder):
+        (folder / "a.glb").write_bytes(b"x" * size)
+        for path in (folder / "a.glb", folder):
+            os.utime(path, (time.time() - age,) * 2)
     return key
 
 
 def test_results_have_unguessable_names(work):
-    keys = {work.new_result()[0] for _ in range(5)}
+    keys = {_fill(work, 10, 0) for _ in range(5)}
     assert len(keys) == 5 and all(len(key) == 32 for key in keys)
+
+
+def test_a_result_that_cannot_be_filled_leaves_no_folder(work):
+    with pytest.raises(OSError), work.new_result() as (key, folder):
+        (folder / "a.glb").write_bytes(b"begun")
+        raise OSError("disk full")
+    assert work.result(key) is None and list(work.results.iterdir()) == []
 
 
 def test_the_oldest_go_when_the_quota_is_full(work):
