@@ -114,14 +114,14 @@ class ConditionCache(NamedTuple):
         mask = None if self.key_mask is None else self.key_mask[index]
         return ConditionCache(self.tokens[index], self.pooled[index], keys_values, mask)
 
-    def guided(self) -> "ConditionCache":
-        """The same for a batch whose second half has the unmasked null condition, all of equal tokens.
+    def folded(self, count: int) -> "ConditionCache":
+        """The same for a batch whose last `count` samples have the unmasked null condition, all of equal tokens.
 
-        Equal keys share the attention evenly among equal values: that half needs neither queries nor keys.
+        Equal keys share the attention evenly among equal values: these samples need neither queries nor keys.
         """
-        half = len(self.tokens) // 2
-        keys_values = [(key[:half], value[:half]) for key, value in self.keys_values]
-        return self._replace(keys_values=keys_values, uniform=[value[half:, :, :1] for _, value in self.keys_values])
+        rest = len(self.tokens) - count
+        keys_values = [(key[:rest], value[:rest]) for key, value in self.keys_values]
+        return self._replace(keys_values=keys_values, uniform=[value[rest:, :, :1] for _, value in self.keys_values])
 
 
 class _Mlp(nn.Module):
@@ -245,10 +245,13 @@ class _Block(nn.Module):
         source = self.norm1.norm(x) * (1 + scale_attention)
         query, (key, value) = self.attn1.query(source, rope), self.attn1.key_value(source, rope)
         within = F.scaled_dot_product_attention(query, key, value)
-        asking = source if uniform is None else source[: len(cross[0])]
-        across = F.scaled_dot_product_attention(self.attn2.query(asking, rope), *cross, attn_mask=key_mask)
+        across = []
+        if len(cross[0]):
+            asking = self.attn2.query(source[: len(cross[0])], rope)
+            across.append(F.scaled_dot_product_attention(asking, *cross, attn_mask=key_mask))
         if uniform is not None:
-            across = torch.cat([across, uniform.expand(-1, -1, source.shape[1], -1)])
+            across.append(uniform.expand(-1, -1, source.shape[1], -1))
+        across = across[0] if len(across) == 1 else torch.cat(across)
         joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
         out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
         x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))

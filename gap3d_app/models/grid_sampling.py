@@ -1,6 +1,7 @@
 """From noise and condition to a token grid: GAP3D's settings of the one sampler (spec gap3d.md 5.1)."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from gap3d_app.flow.sampler import FlowSampler, SamplerStep
 from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
 from gap3d_app.models.token_grid import GridState, pack_grid
+from gap3d_app.nn.parallel import run_branches, side_by_side
 
 
 def grid_sampler(steps: int = 30, guidance_scale: float = 3.0, **settings) -> FlowSampler:
@@ -49,19 +51,25 @@ def sample_grid(
     step.
     """
     sampler = sampler or grid_sampler()
-    batch = cond.shape[0]
+    batch, device = cond.shape[0], cond.device
     with torch.no_grad():
         both = dit.condition_cache(torch.cat([cond, torch.zeros_like(cond)]))
-        caches = {"cond": both.rows(slice(0, batch)), "null": both.rows(slice(batch, None)), "both": both.guided()}
+    halves = both.rows(slice(0, batch)), both.rows(slice(batch, None)).folded(batch)
+    doubled = both.folded(batch)
     ones = cond.new_ones(batch)
 
     # The sampler passes markers, 1 conditional and 0 unconditional, in place of the conditions themselves.
     def velocity(state: tuple[Tensor, ...], timestep: Tensor, marker: Tensor) -> tuple[Tensor, ...]:
-        if timestep.shape[0] == 2 * batch:
-            cache = caches["both"]
-        else:
-            cache = caches["cond" if marker is ones else "null"]
-        return tuple(dit(*state, None, timestep, cond_cache=cache))
+        if timestep.shape[0] == batch:
+            return tuple(dit(*state, None, timestep, cond_cache=halves[0 if marker is ones else 1]))
+        if not side_by_side(device):
+            return tuple(dit(*state, None, timestep, cond_cache=doubled))
+        parts = list(zip(*(part.chunk(2) for part in state), strict=True))
+        run = [
+            partial(dit, *part, None, timestep[:batch], cond_cache=cache)
+            for part, cache in zip(parts, halves, strict=True)
+        ]
+        return tuple(map(torch.cat, zip(*run_branches(run, device), strict=True)))
 
     for event in sampler.run(velocity, tuple(noise), ones, torch.zeros_like(ones)):
         event.state, event.x_0 = GridState(*event.state), GridState(*event.x_0)

@@ -142,8 +142,11 @@ class SLatFlowModel(TorsoModule):
         if segments.slots is None:
             # Batch elements of equal length are a dense tensor already.
             tokens, segments = tokens.view(segments.count, segments.length, -1), None
-        ends = run_blocks(self.blocks, tokens, mod, conditions, segments)
-        return [self._leave(h.replace(end.reshape(h.feats.shape)), emb, skips, x.dtype) for end in ends]
+
+        def leave(end: Tensor) -> SparseTensor:
+            return self._leave(h.replace(end.reshape(h.feats.shape)), emb, skips, x.dtype)
+
+        return run_blocks(self.blocks, tokens, mod, conditions, leave, segments)
 
     def _enter(self, x: SparseTensor, t: Tensor) -> tuple[SparseTensor, Tensor, Tensor, list[Tensor]]:
         """The first transformer block's tokens, the time embedding, the modulation, and the skips' features."""

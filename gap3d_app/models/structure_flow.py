@@ -75,7 +75,7 @@ class SparseStructureFlowModel(TorsoModule):
     def velocities(self, x: Tensor, t: Tensor, conditions: list[list[PreparedContext]]) -> list[Tensor]:
         """`forward` for several prepared conditions; what does not depend on them is computed once."""
         h, mod = self._enter(x, t)
-        return [self._leave(h, x.dtype) for h in run_blocks(self.blocks, h, mod, conditions)]
+        return run_blocks(self.blocks, h, mod, conditions, lambda h: self._leave(h, x.dtype))
 
     def _enter(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The first block's tokens and the modulation."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from gap3d_app.nn.activations import TanhGELU
 from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
 from gap3d_app.nn.norms import LayerNorm32
+from gap3d_app.nn.parallel import Result, run_branches
 
 
 class FeedForward(nn.Module):
@@ -122,31 +126,35 @@ def run_blocks(
     x: Tensor,
     mod: Tensor,
     conditions: list[list[PreparedContext]],
+    leave: Callable[[Tensor], Result],
     segments: Segments | None = None,
-) -> list[Tensor]:
+) -> list[Result]:
     """Chains of `ModulatedCrossBlock`s from the same tokens under several conditions.
 
-    The first self-attention has met no condition yet and is computed once.
+    The first self-attention has met no condition yet and is computed once; then the conditions part, and on a
+    processor each has its own core (`run_branches`).
 
     Args:
         blocks: the chain.
         x, mod, segments: as for a block.
         conditions: for every condition one prepared context per block.
+        leave: what follows the last block.
 
     Returns:
-        For every condition the tokens after the last block.
+        For every condition the result of `leave`.
     """
     first = blocks[0]
     first_mod = first.modulation(mod, segments)
     common = first.within(x, first_mod, segments)
-    results = []
-    for contexts in conditions:
+
+    def branch(contexts: list[PreparedContext]) -> Result:
         h = first.beyond(common, first_mod, contexts[0], segments)
         for block, context in zip(blocks[1:], contexts[1:], strict=True):
             own = block.modulation(mod, segments)
             h = block.beyond(block.within(h, own, segments), own, context, segments)
-        results.append(h)
-    return results
+        return leave(h)
+
+    return run_branches([partial(branch, contexts) for contexts in conditions], x.device)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -27,6 +27,15 @@ def awake(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """One thread: branches one after the other; two: side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def structure_flow(share_mod: bool) -> SparseStructureFlowModel:
     torch.manual_seed(0)
     return awake(SparseStructureFlowModel.from_args(resolution=4, patch_size=1, share_mod=share_mod, **SIZES))
@@ -62,7 +71,7 @@ def test_gelu() -> None:
 
 @pytest.mark.parametrize("share_mod", [True, False])
 @torch.no_grad()
-def test_structure_velocities(share_mod: bool) -> None:
+def test_structure_velocities(share_mod: bool, threads: int) -> None:
     flow = structure_flow(share_mod)
     x, t, cond = torch.randn(2, 8, 4, 4, 4), torch.tensor([800.0, 300.0]), torch.randn(2, 7, 24)
     both = [cond, torch.zeros_like(cond)]
@@ -72,7 +81,7 @@ def test_structure_velocities(share_mod: bool) -> None:
 
 
 @pytest.mark.parametrize("counts", [[90], [80, 80], [90, 40]])
-def test_slat_velocities(counts: list[int]) -> None:
+def test_slat_velocities(counts: list[int], threads: int) -> None:
     flow = slat_flow()
     coords, t = voxels(counts), torch.tensor([800.0, 300.0])[: len(counts)]
     x, cond = SparseTensor(torch.randn(len(coords), 8), coords), torch.randn(len(counts), 7, 24)

@@ -172,9 +172,14 @@ def test_cached_condition_gives_the_same_numbers(dit: GridDiT) -> None:
 def test_null_half_of_a_guided_batch_is_folded(dit: GridDiT) -> None:
     state, cond, t = random_state(), torch.randn(2, 6, 20), torch.tensor([300.0, 900.0])
     cond[1] = 0
-    cache = dit.condition_cache(cond).guided()
+    whole = dit.condition_cache(cond)
+    cache = whole.folded(1)
     assert len(cache.keys_values[0][0]) == 1 and cache.uniform[0].shape[2] == 1
-    assert largest(dit(*state, cond, t), dit(*state, None, t, cond_cache=cache)) < 1e-5
+    plain = dit(*state, cond, t)
+    assert largest(plain, dit(*state, None, t, cond_cache=cache)) < 1e-5
+    null = whole.rows(slice(1, 2)).folded(1)  # the null half on its own has no keys at all
+    half = dit(*(part[1:] for part in state), None, t[1:], cond_cache=null)
+    assert largest([part[1:] for part in plain], half) < 1e-5
 
 
 @torch.no_grad()
@@ -217,6 +222,22 @@ def test_sampling_yields_every_step_and_repeats(dit: GridDiT) -> None:
     torch.testing.assert_close(tokens, apart, rtol=1e-4, atol=1e-5)
     alone = generate_grid(dit, cond[:1], GridState(*(x[:1] for x in noise)), grid_sampler(5))
     torch.testing.assert_close(tokens[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@torch.no_grad()
+def test_guided_sampling_equals_plain_calls(dit: GridDiT, threads: int) -> None:
+    """Folded, cached and, with two threads, side by side: the numbers of one plain call a prediction."""
+    cond, noise, sampler = torch.randn(2, 6, 20), random_state(), grid_sampler(4, cfg_interval=(0.4, 1.0))
+    plain = replace(sampler, batch_guidance=False)
+    slow = plain.sample(lambda state, t, c: tuple(dit(*state, c, t)), tuple(noise), cond, torch.zeros_like(cond))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fast = generate_grid(dit, cond, noise, sampler)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(fast, pack_grid(*slow), rtol=1e-4, atol=1e-5)
 
 
 def test_noise_of_a_sample_depends_on_its_generator_only() -> None:
