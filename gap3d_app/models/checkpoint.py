@@ -129,7 +129,7 @@ def load_state(stem: str | Path, device: str | torch.device = "cpu") -> dict[str
             raise WeightsError(f"the weights {file.name!r} are damaged ({error})") from None
     for key in [key for key in state if key.endswith(ROW_SCALE)]:
         matrix = key.removesuffix(ROW_SCALE)
-        state[matrix] = state[matrix].float() * state.pop(key)[:, None]
+        state[matrix] = state[matrix] * state.pop(key)[:, None]  # int8 times float32 is float32, in one pass
     return state
 
 
