@@ -46,9 +46,10 @@ browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
 	  echo "No Chromium and no way to install it here: browser tests will be skipped."
-	@[ ! -f tests/node/package.json ] || [ -d tests/node/node_modules ] || \
-	  { command -v npm >/dev/null && npm install --prefix tests/node --no-audit --no-fund --silent; } || \
-	  echo "No npm: tests with gltf-validator will be skipped."
+	@[ tests/node/node_modules/.installed -nt tests/node/package.json ] || \
+	  { command -v npm >/dev/null && npm install --prefix tests/node --no-audit --no-fund --silent && \
+	    touch tests/node/node_modules/.installed; } || \
+	  echo "npm cannot install gltf-validator and axe-core: tests that need them will be skipped."
 
 mini:
 	@sed -n '/^## The sequence/,/^## /p' train/README.md

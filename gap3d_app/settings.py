@@ -125,7 +125,7 @@ class Settings:
     """
 
     preset: str = _setting(
-        "choice", "standard", "Preset", "Steps and guidance that suit the weights.", "run",
+        "choice", "standard", "Preset", "Fast takes fewer sampling steps.", "run",
         choices=PRESETS,
     )
     seed: int = _setting(

@@ -40,6 +40,16 @@ def mesh_facts(vertices: np.ndarray, faces: np.ndarray, merge: bool = True) -> d
                 main_part=round(float(share.max()), 4), bounds=bounds)
 
 
+def glb_bounds(path: Path) -> tuple[list[float], list[float]]:
+    """Lowest and highest corner of a GLB file without node transforms (as this app writes them), in metres."""
+    with path.open("rb") as file:
+        head = file.read(20)
+        tree = json.loads(file.read(int.from_bytes(head[12:16], "little")))
+    of = [tree["accessors"][part["attributes"]["POSITION"]] for mesh in tree["meshes"] for part in mesh["primitives"]]
+    low, high = np.min([a["min"] for a in of], axis=0), np.max([a["max"] for a in of], axis=0)
+    return low.tolist(), high.tolist()
+
+
 def glb_facts(path: Path) -> dict[str, Any]:
     """`mesh_facts` of all triangles of a GLB file (float positions, as this app writes them), in metres."""
     data = path.read_bytes()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 CUT_OUT_SIDE = 320
 FORMATS = ("glb", "ply")
+VIEW = (60, 75)  # degrees: round the model, whose front is at 90, and down from straight above
+FIELD_OF_VIEW = 0.8  # radians, of gr.Model3D's camera
 
 
 class Handlers:
@@ -117,7 +121,8 @@ class Handlers:
         glb = next(folder.glob("*.glb"))
         files = {parts.glb: glb, parts.ply: glb.with_suffix(".ply"), parts.recipe: glb.with_suffix(".json")}
         return {
-            parts.viewer: str(glb), parts.turntable: gr.update(interactive=True),
+            parts.viewer: gr.update(value=str(glb), camera_position=_camera(glb)),
+            parts.turntable: gr.update(interactive=True),
             **{button: gr.update(value=str(path), interactive=True) for button, path in files.items()},
         }
 
@@ -186,6 +191,14 @@ def _verdict(check: Any) -> dict:
     except Gap3DError as error:
         return gr.validate(False, str(error))
     return gr.validate(True, "")
+
+
+def _camera(glb: Path) -> tuple[float, float, float]:
+    """Angles and distance from which the whole model is seen; the viewer's own distance cuts tall models off."""
+    from gap3d_app.geometry.facts import glb_bounds
+
+    low, high = glb_bounds(glb)
+    return (*VIEW, math.dist(low, high) / 2 / math.sin(FIELD_OF_VIEW / 2))
 
 
 def _tile(event: StageEvent) -> tuple[str, str] | None:

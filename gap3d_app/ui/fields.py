@@ -77,7 +77,7 @@ def control(spec: Spec, **kwargs: Any) -> Any:
     Sampling settings may stay empty: then the preset's value holds. They are text boxes, because gradio turns an
     empty number into 0; `number` reads them.
     """
-    label = f"{spec.label} ({spec.unit})" if spec.unit else spec.label
+    label = f"{spec.label} ({spec.unit})" if spec.unit and spec.unit not in spec.label else spec.label
     common = dict(label=label, info=spec.help, elem_id=f"set-{spec.name}", **kwargs)
     if spec.kind == "choice":
         return Dropdown(choices=list(spec.choices), value=spec.default, **common)

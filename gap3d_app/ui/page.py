@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import gradio as gr
 from gap3d_app.background import METHODS, u2net_file
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.settings import Settings
-from gap3d_app.ui import api, fields, texts
+from gap3d_app.ui import api, fields, scripts, texts
 from gap3d_app.ui.events import Handlers
 from gap3d_app.ui.loading import Loader
 from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
@@ -24,32 +23,14 @@ MAX_WAITING = 16
 """Requests that may wait for the model; further ones are told that the queue is full."""
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ADVANCED = (
+    ("grid_steps", "grid_guidance"), ("structure_steps", "structure_guidance"), ("slat_steps", "slat_guidance"),
+    ("target_faces", "texture_size"), ("unwrap", "scale_m"), ("roughness",),
+)
+"""Settings of the folded part, row by row."""
+
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
-
-# The browser alone decides these, so that typing costs no round trip.
-_SHOW_BLEND = (
-    "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
-)
-# The gallery gives its buttons no name. It appears a moment after the page, so look again until it is there.
-_NAME_PICTURES = """() => {
-    const names = NAMES; let left = 50;
-    const timer = setInterval(() => {
-        const found = document.querySelectorAll('#example-pictures button.gallery-item');
-        found.forEach((button, i) => { button.ariaLabel = 'Example picture: ' + names[i]; });
-        if (found.length || --left <= 0) clearInterval(timer);
-    }, 100);
-}"""
-
-_BEGIN = """(prompt, picture) => {
-    const something = Boolean(picture) || (prompt || '').trim().length > 0;
-    if (something && window.innerWidth < 700) document.querySelector('#viewer').scrollIntoView();
-    return {__type__: 'update', interactive: something};
-}"""
-_DOWNLOAD = (
-    "() => { setTimeout(() => document.querySelector('a#turntable-file, #turntable-file a, #turntable-file')"
-    "?.click(), 300); }"
-)
 
 
 @dataclass
@@ -126,7 +107,7 @@ def build_page(
                 _result(parts)
         gr.HTML(f'<footer class="g-foot"><p>{texts.PRIVACY}</p></footer>')
         names = [path.stem for path in _example_pictures()]
-        page.load(None, None, None, js=_NAME_PICTURES.replace("NAMES", json.dumps(names)), **HIDDEN)
+        page.load(None, None, None, js=scripts.on_load(names), **HIDDEN)
         _wire(parts, Handlers(loader, work, parts))
         api.add_endpoint(loader, work, **MODEL)
     page.queue(api_open=False, max_size=max_waiting)
@@ -166,30 +147,26 @@ def _composer(parts: Parts) -> None:
         preset, seed = specs["preset"], specs["seed"]
         parts.preset = fields.Radio(
             [(name.capitalize(), name) for name in preset.choices], value=preset.default, label=preset.label,
-            elem_id="preset", min_width=170,
+            info=preset.help, elem_id="preset", min_width=170,
         )
-        with gr.Column(min_width=170, elem_classes="g-seed"):
+        with gr.Group(elem_classes="g-seed"):
             parts.seed = fields.Number(value=seed.default, label=seed.label, elem_id="seed", step=1)
-            parts.randomise = fields.Checkbox(value=True, label=texts.RANDOMISE, container=False,
-                                              elem_id="randomise")
+            parts.randomise = fields.Checkbox(value=True, label=texts.RANDOMISE, elem_id="randomise")
     with gr.Row(elem_classes="g-buttons"):
         parts.generate = gr.Button(texts.GENERATE, variant="primary", elem_id="generate", scale=3, min_width=140)
         parts.cancel = gr.Button(texts.CANCEL, interactive=False, elem_id="cancel", scale=1, min_width=90)
     with gr.Accordion(texts.ADVANCED, open=False, elem_id="advanced"):
-        advanced = {name: spec for name, spec in specs.items() if spec.group in ("sampling", "export")
-                    and spec.kind != "multi"}
         parts.advanced = {}
-        names = list(advanced)
-        for first in range(0, len(names), 2):
+        for names in ADVANCED:
             with gr.Row():
-                for name in names[first : first + 2]:
-                    parts.advanced[name] = fields.control(advanced[name], min_width=130)
+                for name in names:
+                    parts.advanced[name] = fields.control(specs[name], min_width=130)
 
 
 def _result(parts: Parts) -> None:
     parts.viewer = gr.Model3D(
         label=texts.VIEWER_LABEL, elem_id="viewer", height="clamp(300px, 36vw, 440px)", clear_color=(0, 0, 0, 0),
-        camera_position=(60, 75, None), interactive=False,
+        interactive=False,
     )
     with gr.Row(elem_classes="g-downloads"):
         def button(label: str, name: str, **kwargs: Any) -> Any:
@@ -200,6 +177,7 @@ def _result(parts: Parts) -> None:
         parts.turntable = gr.Button(texts.TURNTABLE, interactive=False, size="md", elem_id="turntable", min_width=120)
         parts.recipe = button(texts.RECIPE, "download-recipe")
     parts.turntable_file = gr.DownloadButton(visible="hidden", elem_id="turntable-file")
+    gr.HTML('<p id="said" role="status"></p>', elem_classes="g-said")
     parts.status = gr.HTML(Progress().html(), elem_id="status")
     parts.tiles = gr.HTML(tiles_html({}), elem_id="tiles")
     parts.result = gr.State(None)
@@ -211,9 +189,8 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         api_name="page_generate", api_visibility="private", show_progress="minimal", show_progress_on=parts.status,
         trigger_mode="once", **MODEL,
     )
-    # A waiting run can be cancelled too, so the button must not wait for the run's first step; on a phone the result
-    # is below the fold. Listeners of one click follow each other: this one must come first.
-    parts.generate.click(None, [parts.prompt, parts.picture], parts.cancel, js=_BEGIN, **HIDDEN)
+    # Listeners of one click follow each other: this one must come first.
+    parts.generate.click(None, [parts.prompt, parts.picture], parts.cancel, js=scripts.BEGIN, **HIDDEN)
     run = parts.generate.click(**start)
     run.success(
         handlers.show, parts.result, [parts.viewer, *parts.downloads], api_name="page_show", queue=False, **HIDDEN
@@ -223,11 +200,8 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
     )
     parts.cancel.click(None, None, None, cancels=run, **HIDDEN)
     for change in (parts.prompt.change, parts.picture.change):
-        change(None, [parts.prompt, parts.picture], parts.blend, js=_SHOW_BLEND, **HIDDEN)
-    parts.picture.change(
-        None, parts.picture, parts.background, **HIDDEN,
-        js="(picture) => ({__type__: 'update', visible: Boolean(picture)})",
-    )
+        change(None, [parts.prompt, parts.picture], parts.blend, js=scripts.SHOW_BLEND, **HIDDEN)
+    parts.picture.change(None, parts.picture, parts.background, js=scripts.SHOW_METHOD, **HIDDEN)
     for number, change in enumerate((parts.picture.change, parts.background.input)):
         change(
             handlers.cut_out, [parts.picture, parts.background], parts.cut_out, api_name=f"page_cut_out_{number}",
@@ -236,7 +210,7 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
     parts.turntable.click(
         handlers.turntable, parts.result, [parts.turntable, parts.turntable_file], api_name="page_turntable",
         concurrency_id="turntable", concurrency_limit=1, **HIDDEN,
-    ).success(None, None, None, js=_DOWNLOAD, **HIDDEN)
+    ).success(None, None, None, js=scripts.DOWNLOAD, **HIDDEN)
 
 
 def _example_pictures() -> list[Path]:

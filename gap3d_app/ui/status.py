@@ -72,6 +72,15 @@ class Progress:
         total = sum(self.of.values())
         return sum(min(self.step.get(name, 0), of) for name, of in self.of.items()) / total if total else 0.0
 
+    @property
+    def _said(self) -> str:
+        """What a screen reader hears: every stage once, then how it ended."""
+        if self.state == "idle":
+            return ""
+        if self.state == "loading":
+            return texts.LOADING
+        return texts.STAGES[self.stage] if self.state == "running" and self.stage else self.line
+
     def html(self) -> str:
         """The card."""
         percent = round(100 * self.share)
@@ -82,7 +91,7 @@ class Progress:
         stages += f'<span class="g-time">{total}</span></li>'
         return (
             f'<section class="g-status" data-state="{self.state}" aria-label="Progress of the run">'
-            f'<p class="g-line" role="status">{escape(self.line)}</p>'
+            f'<p class="g-line" data-said="{escape(self._said)}">{escape(self.line)}</p>'
             f'<div class="g-bar"{busy} role="progressbar" aria-label="Finished steps" aria-valuemin="0" '
             f'aria-valuemax="100" aria-valuenow="{percent}"><span style="width:{percent}%"></span></div>'
             f'<ol class="g-stages">{stages}</ol></section>'

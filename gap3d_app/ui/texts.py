@@ -30,6 +30,8 @@ ADVANCED = "Advanced settings"
 FROM_PRESET = "from the preset"
 
 VIEWER_LABEL = "3D model"
+VIEWER_EMPTY = "No 3D model yet"
+VIEWER_KEYS = "3D model: the arrow keys turn it, Alt with them zooms"
 STAGES = {
     "prompt": "Prompt",
     "grid": "Token grid",
@@ -49,13 +51,13 @@ CANCELLED = "Cancelled. The next run can start."
 FAILED = "This run did not finish"
 
 TILES = {
-    "grid": ("Token grid", "What the 3D model is told, as colours", "Picture of the token grid: similar "
+    "grid": ("Token grid", "What the 3D stages get to see, as colours", "Picture of the token grid: similar "
              "colours are similar features"),
-    "structure": ("Voxels", "Where the object has matter", "Rendering of the occupied voxels"),
+    "structure": ("Voxels", "Which cells of space are filled", "Rendering of the occupied voxels"),
     "surface": ("Surface", "The shape before its texture", "Rendering of the surface"),
 }
 
-GLB = "GLB"
+GLB = "Download GLB"
 PLY = "Gaussians (PLY)"
 RECIPE = "Recipe (JSON)"
 TURNTABLE = "Turntable (MP4)"

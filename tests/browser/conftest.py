@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tests.browser.visits import Visit
 from tests.ui.conftest import _full_speed, server, tiny_weights  # noqa: F401
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -32,3 +33,18 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def visit(browser, server):  # noqa: F811
+    """Open the page; every visit must stay on its host and be free of errors."""
+    visits = []
+
+    def start(**options) -> Visit:
+        visits.append(Visit(browser, server, **options))
+        return visits[-1]
+
+    yield start
+    for one in visits:
+        assert one.foreign == [] and one.errors == [] and one.dialogs == []
+        one.context.close()

@@ -1,6 +1,5 @@
 """The real page in a real browser."""
 
-import io
 import re
 import threading
 from pathlib import Path
@@ -10,85 +9,10 @@ import trimesh
 from PIL import Image, ImageDraw
 
 from gap3d_app.ui import runs, texts
+from tests.browser.visits import DONE, FAILED, PROMPT, RUNNING, VIEWER, Visit
 from tests.ui.serving import serving, wait_until
 
 pytestmark = pytest.mark.browser
-
-DONE, FAILED = ".g-status[data-state=done]", ".g-status[data-state=failed]"
-RUNNING = ".g-status[data-state=running]"
-PROMPT, VIEWER = "#prompt textarea", "#viewer canvas"
-
-
-class Visit:
-    """One visitor's page, with what it asked of which host and what it complained about."""
-
-    def __init__(self, browser, server, width: int = 1280, **context) -> None:
-        self.server, self.foreign, self.errors, self.dialogs = server, [], [], []
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.page.on("request", lambda request: self._request(request.url))
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
-        self.page.goto(server.url)
-        self.page.wait_for_selector(PROMPT)
-        self.page.wait_for_timeout(300)  # listeners are attached shortly after the first paint
-
-    def _request(self, url: str) -> None:
-        if not url.startswith((self.server.url + "/", "data:", "blob:")):
-            self.foreign.append(url)
-
-    def _console(self, message) -> None:
-        # Without a graphics card the viewer says that it falls back to WebGL; refused requests are the test's own.
-        harmless = "WebGPU" in message.text or "status of 422" in message.text
-        if message.type == "error" and not harmless:
-            self.errors.append(message.text)
-
-    def generate(self, prompt: str | None = None, until: str = DONE) -> None:
-        """Type, press Generate and wait for the end of the run."""
-        if prompt is not None:
-            self.page.fill(PROMPT, prompt)
-        self.page.click("#generate")
-        self.page.wait_for_selector(until)
-
-    def line(self) -> str:
-        """What the progress card says."""
-        return self.page.inner_text(".g-line")
-
-    def boxes(self) -> dict:
-        """Place and size of the result's parts on the whole page."""
-        return self.page.evaluate(
-            "() => Object.fromEntries(['#viewer', '#status', '#tiles', '#download-glb'].map(name => {"
-            "const box = document.querySelector(name).getBoundingClientRect();"
-            "return [name, [box.left, box.top + scrollY, box.width, box.height].map(Math.round)]}))"
-        )
-
-
-@pytest.fixture(scope="module")
-def visit(browser, server):
-    """Open the page; every visit must stay on its host and be free of errors."""
-    visits = []
-
-    def start(**options) -> Visit:
-        visits.append(Visit(browser, server, **options))
-        return visits[-1]
-
-    start.visits = visits
-    yield start
-    for one in visits:
-        one.context.close()
-
-
-@pytest.fixture(autouse=True)
-def _clean(visit):
-    """Every visit of the test must have stayed on its host and be free of errors."""
-    visit.visits.clear()
-    yield
-    for one in visit.visits:
-        assert one.foreign == [] and one.errors == [] and one.dialogs == []
-        one.context.close()
-    visit.visits.clear()
 
 
 def _png(path: Path) -> Path:
@@ -96,12 +20,6 @@ def _png(path: Path) -> Path:
     ImageDraw.Draw(image).ellipse((60, 30, 140, 120), fill=(200, 40, 30))
     image.save(path)
     return path
-
-
-def _viewer_is_drawn(page) -> bool:
-    picture = Image.open(io.BytesIO(page.locator("#viewer").screenshot())).convert("RGB")
-    picture = picture.crop((20, 50, picture.width - 20, picture.height - 20))
-    return len(picture.getcolors(picture.width * picture.height)) > 50
 
 
 def test_type_generate_look_download(visit, tmp_path, monkeypatch):
@@ -112,7 +30,7 @@ def test_type_generate_look_download(visit, tmp_path, monkeypatch):
     before = one.boxes()
     one.generate("a small red toy airplane")
     page.wait_for_selector(VIEWER)
-    wait_until(lambda: _viewer_is_drawn(page))
+    wait_until(one.viewer_is_drawn)
     assert re.fullmatch(r"Done in \d+\.\d s", one.line())
     times = page.locator(".g-time").all_inner_texts()
     assert len(times) == len(texts.STAGES) + 1 and all(re.fullmatch(r"\d+\.\d s", time) for time in times)
@@ -132,6 +50,8 @@ def test_type_generate_look_download(visit, tmp_path, monkeypatch):
         target = tmp_path / ("a" + ending)
         download.value.save_as(target)
         assert check(target)
+    margins = one.viewer_margins()
+    assert all(len(strip.getcolors(9999)) == 1 for strip in margins), "the model is cut off"
     # A second run replaces the first.
     one.generate("a blue mug")
     page.wait_for_selector("#download-glb:not([disabled])")
@@ -169,6 +89,11 @@ def test_picture_cut_out_and_blend(visit, tmp_path):
     page.set_input_files("#picture input[type=file]", _png(tmp_path / "ball.png"))
     page.wait_for_selector("#cut-out img")
     assert texts.METHOD_FOUND["border"] in page.inner_text("#cut-out")
+    outside = page.evaluate(
+        "() => { const [a, b] = ['img', '.g-frame'].map(x => document.querySelector('#cut-out ' + x)"
+        ".getBoundingClientRect()); return [a.bottom - b.bottom, b.top - a.top, a.right - b.right, b.left - a.left] }"
+    )
+    assert max(outside) <= 0, "the cut-out is not wholly seen"
     assert page.is_visible("#background") and not page.is_visible("#blend")
     page.fill(PROMPT, "the same but blue")
     page.wait_for_selector("#blend", state="visible")
@@ -253,21 +178,6 @@ def test_an_unforeseen_error_tells_nothing(visit, server):
     one.generate()
 
 
-def test_the_keyboard_is_enough(visit):
-    one = visit()
-    page = one.page
-    page.focus(PROMPT)
-    page.keyboard.type("a mug")
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == "generate":
-            break
-    else:
-        pytest.fail("Generate cannot be reached with Tab")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(DONE)
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_everything_within_its_width(visit, scheme):
     one = visit(width=360, color_scheme=scheme)
@@ -281,17 +191,6 @@ def test_a_phone_shows_everything_within_its_width(visit, scheme):
     )
     assert outside == []
     assert one.page.evaluate("document.documentElement.scrollTop > 0 || window.scrollY > 0"), "not scrolled to result"
-
-
-def test_every_control_has_a_name(visit):
-    one = visit()
-    one.page.click("#advanced button")
-    nameless = one.page.evaluate(
-        "() => [...document.querySelectorAll('.g-page button, .g-page input:not([type=file]), .g-page textarea')]"
-        ".filter(e => e.checkVisibility()).filter(e => !(e.innerText || '').trim() && !e.labels?.length && "
-        "!e.ariaLabel && !e.title && !e.getAttribute('aria-labelledby')).map(e => e.outerHTML.slice(0, 160))"
-    )
-    assert nameless == []
 
 
 def test_the_page_is_up_before_the_model(browser, tiny_weights):

@@ -14,7 +14,7 @@ import pytest
 import trimesh
 
 from gap3d_app import hub
-from tests.browser.test_page import DONE, PROMPT, VIEWER, Visit, _viewer_is_drawn
+from tests.browser.visits import DONE, PROMPT, VIEWER, Visit
 from tests.gltf import assert_clean, validate_glb
 from tests.ui.serving import wait_until
 
@@ -77,7 +77,7 @@ def test_a_small_red_toy_airplane(visit, tmp_path):
     page.click("#generate")
     page.wait_for_selector(DONE)
     page.wait_for_selector(VIEWER)
-    wait_until(lambda: _viewer_is_drawn(page), seconds=PATIENCE_S)
+    wait_until(visit.viewer_is_drawn, seconds=PATIENCE_S)
     print(f"drawn after {time.monotonic() - before:.1f} s")
     page.wait_for_selector("#download-glb:not([disabled])")
     with page.expect_download() as download:

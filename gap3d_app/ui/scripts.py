@@ -1,0 +1,74 @@
+"""What the browser alone decides; functions that gradio calls with the values of an event's inputs."""
+
+from __future__ import annotations
+
+import json
+
+from gap3d_app.ui import texts
+
+SHOW_BLEND = (
+    "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
+)
+SHOW_METHOD = "(picture) => ({__type__: 'update', visible: Boolean(picture)})"
+
+# A waiting run can be cancelled too, so the button must not wait for the run's first step; on a phone the result is
+# below the fold.
+BEGIN = """(prompt, picture) => {
+    const something = Boolean(picture) || (prompt || '').trim().length > 0;
+    if (something && window.innerWidth < 700) document.querySelector('#viewer').scrollIntoView();
+    return {__type__: 'update', interactive: something};
+}"""
+
+DOWNLOAD = (
+    "() => { setTimeout(() => document.querySelector('a#turntable-file, #turntable-file a, #turntable-file')"
+    "?.click(), 300); }"
+)
+
+# Gradio gives its gallery's buttons and its viewer no names, and the viewer's canvas the first place in the order of
+# Tab. Its parts come and go, so they are looked at whenever they change. The live region stays where it is, because
+# screen readers are silent about one that is replaced; it hears a stage once and not its every step.
+_ON_LOAD = """() => {
+    const watch = (element, look) => {
+        new MutationObserver(look).observe(element, {
+            childList: true, subtree: true, attributes: true, attributeFilter: ['tabindex', 'data-said'],
+        });
+        look();
+    };
+    const set = (element, name, value) => {
+        if (element && element.getAttribute(name) !== value) element.setAttribute(name, value);
+    };
+    const $ = (selector) => document.querySelector(selector);
+    watch($('#viewer'), () => {
+        const empty = $('#viewer .empty'), canvas = $('#viewer canvas');
+        set(empty, 'role', 'img');
+        set(empty, 'aria-label', EMPTY);
+        set(canvas, 'tabindex', '0');
+        set(canvas, 'role', 'application');
+        set(canvas, 'aria-label', MODEL);
+    });
+    watch($('#status'), () => {
+        const said = $('#status .g-line')?.dataset.said || '', region = $('#said');
+        if (region.textContent !== said) region.textContent = said;
+    });
+    // Its label hides the words on the button from those who speak them to press it.
+    watch($('#picture'), () => $('#picture button[aria-dropeffect]')?.removeAttribute('aria-label'));
+    const pictures = $('#example-pictures');
+    if (pictures) watch(pictures, () => {
+        pictures.querySelectorAll('button.gallery-item').forEach((button, i) => {
+            set(button, 'aria-label', 'Example picture: ' + PICTURES[i]);
+        });
+    });
+}"""
+
+
+def on_load(pictures: list[str]) -> str:
+    """Name what has no name and tell a screen reader how the run goes.
+
+    Args:
+        pictures: names of the example pictures in their order.
+    """
+    words = {"EMPTY": texts.VIEWER_EMPTY, "MODEL": texts.VIEWER_KEYS, "PICTURES": pictures}
+    script = _ON_LOAD
+    for name, value in words.items():
+        script = script.replace(name, json.dumps(value))
+    return script

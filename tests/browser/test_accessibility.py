@@ -1,0 +1,101 @@
+"""The page for those who cannot see it well or use no mouse: axe, the keyboard, names, what is said aloud."""
+
+import pytest
+
+from gap3d_app.ui import texts
+from tests.browser.visits import DONE, PROMPT, RUNNING, VIEWER
+from tests.node_packages import node_package
+from tests.ui.serving import wait_until
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    return (node_package("axe-core") / "axe.min.js").read_text("utf-8")
+
+
+def _offences(page, axe: str) -> list[str]:
+    """What axe-core calls serious or critical."""
+    page.evaluate(axe)
+    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
+    return [f"{one['id']}: {node['html'][:200]}" for one in found if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]]
+
+
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (360, "light")])
+def test_axe_finds_nothing_serious(visit, server, axe, width, scheme):
+    one = visit(width=width, color_scheme=scheme)
+    page = one.page
+    page.wait_for_selector("#viewer .empty[role=img]")
+    assert _offences(page, axe) == []
+    page.locator("#example-pictures img").first.click()
+    page.wait_for_selector("#cut-out img")
+    page.fill(PROMPT, "make it blue")
+    page.wait_for_selector("#blend", state="visible")
+    page.click("#advanced button")
+    page.wait_for_selector("#set-roughness")
+    server.pipeline.delay = 0.3
+    one.generate(until=RUNNING)
+    page.wait_for_selector("#tiles img")
+    assert _offences(page, axe) == []
+    server.pipeline.delay = 0.0
+    page.wait_for_selector(DONE)
+    page.wait_for_selector(f"{VIEWER}[tabindex='0']")
+    page.wait_for_selector("#download-glb:not([disabled])")
+    assert _offences(page, axe) == []
+    page.fill(PROMPT, "x" * 2001)
+    page.wait_for_timeout(300)
+    page.click("#generate")
+    page.wait_for_selector("#prompt >> text=the limit is 2,000")
+    assert _offences(page, axe) == []
+
+
+def test_the_keyboard_is_enough(visit):
+    one = visit()
+    page = one.page
+    page.focus(PROMPT)
+    page.keyboard.type("a mug")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "generate":
+            break
+    else:
+        pytest.fail("Generate cannot be reached with Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(DONE)
+    wait_until(one.viewer_is_drawn)
+    page.focus(VIEWER)
+    for key in ("ArrowLeft", "Alt+ArrowUp"):  # turns, zooms
+        before = one.viewer().tobytes()
+        page.keyboard.press(key, delay=300)
+        wait_until(lambda before=before: one.viewer().tobytes() != before)
+
+
+def test_every_control_has_a_name(visit):
+    one = visit()
+    one.page.click("#advanced button")
+    one.page.wait_for_selector("#set-roughness")
+    nameless = one.page.evaluate(
+        "() => [...document.querySelectorAll('.g-page button, .g-page input:not([type=file]), .g-page textarea')]"
+        ".filter(e => e.checkVisibility()).filter(e => !(e.innerText || '').trim() && !e.labels?.length && "
+        "!e.ariaLabel && !e.title && !e.getAttribute('aria-labelledby')).map(e => e.outerHTML.slice(0, 160))"
+    )
+    assert nameless == []
+
+
+def test_stages_are_said_once_in_a_region_that_stays(visit):
+    one = visit()
+    assert one.page.text_content("#said[role=status]") == ""
+    one.page.evaluate(
+        "() => { const region = window.region = document.querySelector('#said'); window.heard = [];"
+        "new MutationObserver(() => window.heard.push(region.textContent)).observe(region, {childList: true}) }"
+    )
+    one.generate("a mug")
+    wait_until(lambda: (one.page.text_content("#said") or "").startswith("Done in"))
+    heard = one.page.evaluate("window.heard")
+    assert one.page.evaluate("window.region === document.querySelector('#said')")
+    stages = [word for word in heard[:-1] if word]
+    assert texts.STAGES["structure"] in stages and len(stages) == len(set(stages))
+    assert set(stages) <= set(texts.STAGES.values())

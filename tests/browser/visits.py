@@ -1,0 +1,71 @@
+"""One visitor's page and what it looks like."""
+
+import io
+
+from PIL import Image
+
+DONE, FAILED = ".g-status[data-state=done]", ".g-status[data-state=failed]"
+RUNNING = ".g-status[data-state=running]"
+PROMPT, VIEWER = "#prompt textarea", "#viewer canvas"
+
+
+class Visit:
+    """One visitor's page, with what it asked of which host and what it complained about."""
+
+    def __init__(self, browser, server, width: int = 1280, **context) -> None:
+        self.server, self.foreign, self.errors, self.dialogs = server, [], [], []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.page.on("request", lambda request: self._request(request.url))
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        self.page.goto(server.url)
+        self.page.wait_for_selector(PROMPT)
+        self.page.wait_for_timeout(300)  # listeners are attached shortly after the first paint
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((self.server.url + "/", "data:", "blob:")):
+            self.foreign.append(url)
+
+    def _console(self, message) -> None:
+        # Without a graphics card the viewer says that it falls back to WebGL; refused requests are the test's own.
+        harmless = "WebGPU" in message.text or "status of 422" in message.text
+        if message.type == "error" and not harmless:
+            self.errors.append(message.text)
+
+    def generate(self, prompt: str | None = None, until: str = DONE) -> None:
+        """Type, press Generate and wait for the end of the run."""
+        if prompt is not None:
+            self.page.fill(PROMPT, prompt)
+        self.page.click("#generate")
+        self.page.wait_for_selector(until)
+
+    def line(self) -> str:
+        """What the progress card says."""
+        return self.page.inner_text(".g-line")
+
+    def boxes(self) -> dict:
+        """Place and size of the result's parts on the whole page."""
+        return self.page.evaluate(
+            "() => Object.fromEntries(['#viewer', '#status', '#tiles', '#download-glb'].map(name => {"
+            "const box = document.querySelector(name).getBoundingClientRect();"
+            "return [name, [box.left, box.top + scrollY, box.width, box.height].map(Math.round)]}))"
+        )
+
+    def viewer(self) -> Image.Image:
+        """The viewer as it is seen, without its label and buttons."""
+        picture = Image.open(io.BytesIO(self.page.locator("#viewer").screenshot())).convert("RGB")
+        return picture.crop((4, 34, picture.width - 4, picture.height - 4))
+
+    def viewer_is_drawn(self) -> bool:
+        """Whether there is more than a plain ground."""
+        return len(self.viewer().getcolors(10**6)) > 50
+
+    def viewer_margins(self) -> list[Image.Image]:
+        """Thin strips along the viewer's four sides."""
+        picture = self.viewer()
+        width, height = picture.size
+        boxes = ((0, 0, width, 3), (0, height - 3, width, height), (0, 0, 3, height), (width - 3, 0, width, height))
+        return [picture.crop(box) for box in boxes]
