@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -331,6 +332,8 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
             seconds = spent + time.perf_counter() - start
             save_checkpoint(checkpoint, step, params, ema, optimizers, generator, seconds)
         out_of_time = bool(cfg.minutes) and spent + time.perf_counter() - start > cfg.minutes * 60
+        if accelerator.num_processes > 1:  # clocks differ; all processes must leave after the same step
+            out_of_time = bool(broadcast(torch.tensor(out_of_time, device=device)))
     bar.close()
     if main:
         save_checkpoint(
@@ -356,7 +359,12 @@ def _draw(stage: Stage, ema: Ema, out: Path, step: int, logger: Logger) -> None:
 
 
 def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
-    """Parse `--config FILE --out DIR [key=value ...]`; overrides use dots (`loop.steps=10`)."""
+    """Parse `--config FILE --out DIR [key=value ...]`; overrides use dots (`loop.steps=10`).
+
+    Also makes the process's own GPU the current one, when `accelerate launch` started several.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML of this stage")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<config name>)")
@@ -374,4 +382,6 @@ def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
     unknown = set(config["loop"]) - known
     if unknown:
         raise SystemExit(f"{args.config}: unknown loop settings {sorted(unknown)}; known: {sorted(known)}")
-    return config, LoopConfig(**config["loop"]), args.out or Path("runs") / args.config.stem
+    loop = LoopConfig(**config["loop"])
+    torch.manual_seed(loop.seed)  # networks are built next
+    return config, loop, args.out or Path("runs") / args.config.stem

@@ -3,9 +3,9 @@
     accelerate launch -m train.slat_flow --config train/configs/mini/slat_flow.yaml
 
 Flow matching on latents normalised per channel (spec/trellis 1.6, 9.4). Latents are the SLAT encoder's
-posterior means, made anew for every batch, because half of the assets are recoloured, picture and surface alike
-(train/recolor.py); the encoder's forward pass costs a tenth of a step. Their mean and standard deviation are written
-next to the model as `slat_normalization.json`.
+posterior means, computed once at the start, of every asset in its own colours and in one random recolouring
+(train/recolor.py), which its pictures then get too; the mean and standard deviation of the former are written next
+to the model as `slat_normalization.json`.
 """
 
 import json
@@ -18,7 +18,7 @@ from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.checkpoint import load_model, save_model
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.sparse.tensor import SparseTensor
-from train.data.packed import PackedAssets, Voxels
+from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
 from train.loop import Stage, read_config, run
 from train.recolor import color_maps, recolored_rows
@@ -39,53 +39,63 @@ class SLatFlowStage(Stage):
         self.data = PackedAssets(data, device, views=views, surface=True)
         self.test = PackedAssets(test, device, views=views, surface=True)
         self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
-        self._encoder = load_model(parts["slat_encoder"], device=device).eval().requires_grad_(False)
+        encoder = load_model(parts["slat_encoder"], device=device).eval()
         stem = parts.get("slat_decoder")
-        self._decoder = load_model(stem, device=device).eval().requires_grad_(False) if stem else None
-        self.mean, self.std = self._statistics()
+        self._decoder = [load_model(stem, device=device).eval().requires_grad_(False)] if stem else []
+        own = color_maps(len(self.data), torch.Generator(device).manual_seed(0), 0.0)[0]
+        other = color_maps(len(self.data), torch.Generator(device).manual_seed(1), 1.0)[0]
+        self.maps = torch.stack([own, other])
+        latents = [self._encode(encoder, self.data, maps) for maps in self.maps]
+        self.mean, self.std = latents[0].mean(0), latents[0].std(0).clamp(min=1e-4)
+        self.latents = torch.stack([((part - self.mean) / self.std).half() for part in latents])
+        test = self._encode(encoder, self.test, own[: len(self.test)])
+        self.test_latents = ((test - self.mean) / self.std)[None]
+        self.data.forget_surface()
+        self.test.forget_surface()
 
     @torch.no_grad()
-    def _encode(self, voxels: Voxels) -> SparseTensor:
-        """Posterior means, float32."""
-        x = SparseTensor(voxels.features(), voxels.coords)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            mean, _ = self._encoder.posterior(x)
-        return x.replace(mean.float())
-
-    def _statistics(self, assets: int = 2048) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [8] of the latents, over `assets` that spread over the whole set."""
-        ids = torch.linspace(0, len(self.data) - 1, min(assets, len(self.data)), device=self.data.device).long()
-        feats = torch.cat([self._encode(self.data.voxels(part)).feats for part in ids.split(64)])
-        return feats.mean(0), feats.std(0).clamp(min=1e-4)
+    def _encode(self, encoder, data: PackedAssets, maps: Tensor) -> Tensor:
+        """Posterior means [all voxels, 8] of every asset in the colours of `maps` [A, 3, 3]."""
+        out = []
+        for start in range(0, len(data), 64):
+            ids = torch.arange(start, min(start + 64, len(data)), device=data.device)
+            voxels = data.voxels(ids)
+            voxels.colors = recolored_rows(voxels.colors, maps[ids], voxels.coords[:, 0].long())
+            with torch.autocast(data.device.type, torch.bfloat16, enabled=data.device.type == "cuda"):
+                mean, _ = encoder.posterior(SparseTensor(voxels.features(), voxels.coords))
+            out.append(mean.float())
+        return torch.cat(out)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
-        """Noisy latents of random assets with condition tokens and times."""
+        """Noisy latents of random assets, half of them recoloured, with condition tokens and times."""
         ids = self.data.draw(batch_size, generator, self.max_voxels)
-        return self._batch(self.data, ids, color_maps(batch_size, generator)[0], generator)
+        variant = torch.randint(2, (batch_size,), generator=generator, device=ids.device)
+        return self._batch(self.data, self.latents, self.maps, ids, variant, generator)
 
-    def _batch(self, data: PackedAssets, ids: Tensor, maps: Tensor, generator: torch.Generator) -> dict:
-        voxels = data.voxels(ids)
-        batch = voxels.coords[:, 0].long()
-        voxels.colors = recolored_rows(voxels.colors, maps, batch)
-        latents = self._encode(voxels)
-        x0 = (latents.feats - self.mean) / self.std
+    def _batch(
+        self, data: PackedAssets, latents: Tensor, maps: Tensor, ids: Tensor, variant: Tensor, generator: torch.Generator
+    ) -> dict:
+        """Assets `ids` [B] in colours `variant` [B] of `latents` [variants, voxels, 8], `maps` [variants, A, 3, 3]."""
+        rows, batch = data.rows(ids)
+        x0 = latents[variant[batch], rows].float()
+        coords = torch.cat([batch[:, None].int(), data.coords[rows].int()], dim=1)
         t = sample_times(len(ids), generator)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         x_t, velocity = noisy_state(x0, noise, t[batch][:, None])
-        cond = self.condition(data, ids, generator, maps)
-        return {"x": latents.replace(x_t), "t": t * 1000, "v": velocity, "cond": cond}
+        cond = self.condition(data, ids, generator, maps[variant, ids])
+        return {"x": x_t, "coords": coords, "t": t * 1000, "v": velocity, "cond": cond}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the velocity over all voxels."""
-        v = self.flow(batch["x"], batch["t"], batch["cond"])
+        v = self.flow(SparseTensor(batch["x"], batch["coords"]), batch["t"], batch["cond"])
         return (v.feats.float() - batch["v"]).square().mean(), {}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
         """Held-out velocity error in true colours; assets sampled on their true voxels, beside their picture."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         ids = self.test.draw(min(64, len(self.test)), generator, self.max_voxels)
-        batch = self._batch(self.test, ids, color_maps(len(ids), generator, 0.0)[0], generator)
-        if self._decoder is not None:
+        batch = self._batch(self.test, self.test_latents, self.maps, ids, torch.zeros_like(ids), generator)
+        if self._decoder:
             self._draw_samples(folder, step, generator)
         return {"test_loss": float(self.forward(batch)[0])}
 
@@ -98,7 +108,7 @@ class SLatFlowStage(Stage):
         sampler = FlowSampler(steps=12, rescale_t=3.0, cfg_strength=0.0)
         made = sampler.sample(self.flow, SparseTensor(noise, coords), cond, torch.zeros_like(cond))
         made = made.replace(made.feats.float() * self.std + self.mean)
-        pictures = zip(images, slat_photos(made, self._decoder), strict=True)
+        pictures = zip(images, slat_photos(made, self._decoder[0]), strict=True)
         save_sheet(folder, step, [p for image, result in pictures for p in (photo(image), result)])
 
     def hot_modules(self):

@@ -35,6 +35,9 @@ from train.eval.probe import Probe, ProbeConfig
 from train.eval.session import Counts
 
 
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
 def joined(*meshes: Mesh) -> Mesh:
     """Meshes side by side in one."""
     starts = [0]
@@ -164,8 +167,9 @@ def weights(tmp_path_factory):
     return folder
 
 
-def test_every_figure_on_tiny_networks(weights, tmp_path) -> None:
-    session = open_session(weights, "cpu", "fast", counts=Counts(2, 1, 2, 1), quiet=True)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_every_figure_on_tiny_networks(weights, tmp_path, device) -> None:
+    session = open_session(weights, device, "fast", counts=Counts(2, 1, 2, 1), quiet=True)
     report = evaluate(session)
     wanted = {"structure_vae_iou", "slat_vae_psnr", "slat_vae_f_score", "judge_real", "judge_made", "grid_cosine",
               "text_category", "text_color", "usable_mesh", "image_category", "image_iou",

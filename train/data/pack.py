@@ -108,12 +108,20 @@ def pack_asset(mesh: Mesh, spec: dict, seed: int, views: int) -> dict[str, torch
     }
 
 
+def worker_device() -> str:
+    """Workers share the GPUs in turn."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    number = sum(torch.multiprocessing.current_process()._identity)  # 0 in the main process
+    return f"cuda:{number % torch.cuda.device_count()}"
+
+
 def pack_chunk(job: Job) -> list[str]:
     """Build or read, measure and render the assets of one chunk; returns GLBs that failed, with the reason."""
     if job.path.exists():
         return []
     torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = worker_device()
     specs, pairs = ([], []) if job.glbs else chunk_specs(job)
     side: dict[str, list] = {"captions": [], "specs": [], "pairs": pairs}
     arrays: dict[str, list[torch.Tensor]] = {}
