@@ -11,6 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # to run from a clone without installing
 
+import gap3d_app  # noqa: E402, F401  before torch, because it says how torch's threads wait
+
+# isort: split
+
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402

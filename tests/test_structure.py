@@ -159,6 +159,14 @@ def test_importing_the_package_is_cheap():
     assert not _loaded_after("import gap3d_app") & {"torch", "numpy", "PIL", "gradio", "transformers"}
 
 
+def test_examples_let_the_package_say_how_threads_wait():
+    """OMP_WAIT_POLICY is read when torch loads; the package sets it, so it must come first."""
+    for path in python_files("examples"):
+        names = [x.split(".")[0] for node in parsed(path).body for x in imported(path, ast.walk(node))]
+        first = next((x for x in names if x in ("gap3d_app", "torch", "train")), "gap3d_app")
+        assert first == "gap3d_app", path
+
+
 def test_the_pipeline_needs_neither_page_nor_transformers():
     loaded = _loaded_after("from gap3d_app import Gap3DPipeline")
     assert "torch" in loaded and not loaded & {"gradio", "transformers", "trimesh"}
