@@ -73,8 +73,9 @@ class SLatFlowStage(Stage):
         return self._batch(self.data, self.latents, self.maps, ids, variant, generator)
 
     def _batch(
-        self, data: PackedAssets, latents: Tensor, maps: Tensor, ids: Tensor, variant: Tensor, generator: torch.Generator
-    ) -> dict:
+        self, data: PackedAssets, latents: Tensor, maps: Tensor, ids: Tensor, variant: Tensor,
+        generator: torch.Generator,
+    ) -> dict:  # fmt: skip
         """Assets `ids` [B] in colours `variant` [B] of `latents` [variants, voxels, 8], `maps` [variants, A, 3, 3]."""
         rows, batch = data.rows(ids)
         x0 = latents[variant[batch], rows].float()

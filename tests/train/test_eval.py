@@ -34,7 +34,6 @@ from train.eval.mini import FIGURES, evaluate, open_session, write_results
 from train.eval.probe import Probe, ProbeConfig
 from train.eval.session import Counts
 
-
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
