@@ -88,8 +88,8 @@ class FlowSampler:
         cfg_strength: guidance w: v = (1 + w) v_cond - w v_uncond; 0 for none. The other common convention,
             scale s with v = v_uncond + s (v_cond - v_uncond), is w = s - 1; see `with_scale`.
         cfg_interval: guidance acts where lo <= t <= hi, tested on the rescaled time, ends included.
-        solver: "euler", or "ab2" (Adams-Bashforth of second order, from the second step on: fewer steps for
-            the same error at no extra cost).
+        solver: "euler", or "ab2" (Adams-Bashforth of second order at no extra cost). The velocity jumps where
+            guidance begins or ends, so the first step and the first after a jump are Euler's.
         batch_guidance: conditional and unconditional prediction in one call with a doubled batch.
         integer_timesteps: 1000 t is cut to an integer before the network sees it (grid DiT).
         multi_cond: several conditions for one sample: None, "stochastic" (step i uses condition i mod n) or
@@ -161,12 +161,12 @@ class FlowSampler:
             velocity = self._velocity(model, state, t, i, cond, uncond)
             x_0 = tree_map(lambda x, v, t=t: self._clean(x, v, t), state, velocity)
             slope = velocity
-            if self.solver == "ab2" and last is not None:
+            if self.solver == "ab2" and last is not None and last[2] == self.guided(t):
                 # Line through the last two velocities, integrated over the step.
                 ratio = (t - t_next) / (2 * last[1])
                 slope = tree_map(lambda v, w, r=ratio: v + r * (v - w.to(v)), velocity, last[0])
             state = tree_map(lambda x, v, h=t - t_next: x - h * v, state, slope)
-            last = (velocity, t - t_next)
+            last = (velocity, t - t_next, self.guided(t))
             yield SamplerStep(i + 1, self.steps, t_next, state, x_0)
 
     def _clean(self, x: Tensor, v: Tensor, t: float) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from gap3d_app import hub, pipeline
 from gap3d_app.errors import Cancelled, GenerationError, InputError, OutputError, WeightsError
+from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.pipeline import STAGES, Gap3DPipeline, blend_grids, stage_generator
 from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
 
@@ -64,6 +65,28 @@ def test_words_pictures_and_guidance_matter(tiny_pipeline, picture):
         assert torch.isfinite(grid).all()
         assert all(not torch.allclose(grid, other, atol=1e-3) for other in grids[:i])
     assert runs[2].seconds.keys() == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", ["grid", "structure", "slat"])
+def test_the_weights_choose_every_samplers_solver_and_interval(tiny_weights, tiny_pipeline, monkeypatch, stage):
+    seen = {}
+    entry = json.loads((tiny_weights / "pipeline.json").read_text())["args"][f"{stage}_sampler"]
+    chosen = {**entry["args"], "solver": "ab2", "cfg_interval": [0.7, 1.0]}
+    params = {key: value for key, value in entry["params"].items() if key != "cfg_interval"}
+    monkeypatch.setitem(tiny_pipeline.args, f"{stage}_sampler", {**entry, "args": chosen, "params": params})
+    run = FlowSampler.run
+
+    def spy(self, *args):
+        seen[len(seen)] = self
+        return run(self, *args)
+
+    monkeypatch.setattr(FlowSampler, "run", spy)
+    for event in tiny_pipeline.stages("a chair", settings=tiny_pipeline.settings(**FAST)):
+        if event.stage == "slat" and event.done:
+            break
+    which = ["grid", "structure", "slat"].index(stage)
+    assert [sampler.solver for sampler in seen.values()] == ["ab2" if i == which else "euler" for i in range(3)]
+    assert list(seen[which].cfg_interval) == [0.7, 1.0]
 
 
 def test_blend_ends_and_middle(tiny_pipeline, picture):

@@ -72,6 +72,21 @@ def test_the_second_order_solver_is_more_exact() -> None:
     assert errors["ab2"].item() < 0.3 * errors["euler"].item()
 
 
+@pytest.mark.parametrize("interval", [(0.5, 1.0), (0.3, 0.7)])
+def test_no_solver_looks_across_the_ends_of_the_guidance_interval(interval: tuple[float, float]) -> None:
+    def model(x, t, c):
+        return c.expand_as(x)
+
+    cond, uncond = torch.full((1, 1), 2.0), torch.full((1, 1), 1.0)
+    ends = [
+        FlowSampler(steps=7, rescale_t=3.0, cfg_strength=2.0, cfg_interval=interval, solver=solver)
+        .sample(model, torch.zeros(1, 1), cond, uncond)
+        for solver in ("euler", "ab2")
+    ]  # fmt: skip
+    # Constant on both sides of the jump: every solver that stays on its side is exact.
+    assert torch.allclose(*ends, atol=1e-6)
+
+
 def test_both_guidance_conventions_agree() -> None:
     def model(x, t, c):
         return c.expand_as(x)
