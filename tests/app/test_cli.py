@@ -205,6 +205,7 @@ def test_bench(tiny_weights, tmp_path):
     done = run("bench", "--weights", tiny_weights, "--preset", "fast", "--runs", "1", "--json", cwd=tmp_path)
     figures = json.loads(done.stdout)
     assert figures["cold_seconds"] > figures["warm_seconds"] > 0 and figures["peak_mb"] > 100
+    assert figures["cold_processor_seconds"] > figures["warm_processor_seconds"] > 0
     assert {"grid", "structure", "slat", "mesh", "write"} <= set(figures["stages_seconds"])
 
 
