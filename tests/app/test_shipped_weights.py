@@ -1,6 +1,7 @@
 """The embedded weights: whole, small, and good for an asset from words, from a picture, and from both."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -33,6 +34,20 @@ def test_text(mini, tmp_path):
     assert facts["watertight"] and facts["main_part"] > 0.5
     assert len(asset.occupancy) < 0.35 * asset.occupancy.resolution**3
     assert asset.save(tmp_path / "airplane.glb").stat().st_size > 10_000
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PROMPTS = [line for line in (EXAMPLES / "prompts.txt").read_text("utf-8").splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("example", [*PROMPTS, *sorted(path.name for path in EXAMPLES.glob("*.png"))])
+def test_examples_of_the_page(mini, example):
+    given = {"image": EXAMPLES / example} if example.endswith(".png") else {"prompt": example}
+    asset = mini(**given, preset="fast", formats=["glb"])
+    facts = asset.facts()
+    assert facts["watertight"] and facts["faces"] > 1000 and not asset.warnings
+    low, high = facts["bounds"]
+    assert max(b - a for a, b in zip(low, high, strict=True)) > 0.4, "next to nothing"
 
 
 def test_picture_and_both(mini):
