@@ -6,8 +6,9 @@ after the other meet hundreds of times a step, and each meeting costs a wake-up;
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -33,26 +34,29 @@ def run_branches(branches: list[Callable[[], Result]], device: torch.device) -> 
     """
     if len(branches) < 2 or not side_by_side(device):
         return [branch() for branch in branches]
-    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    each = max(1, threads // len(branches))
+    inference = torch.is_inference_mode_enabled()
 
     def alone(branch: Callable[[], Result]) -> Result:
-        torch.set_num_threads(each)  # of this thread and those that start later
         with torch.inference_mode() if inference else torch.no_grad():
             return branch()
 
-    waiting = [_pool().submit(alone, branch) for branch in branches[1:]]
-    try:
-        torch.set_num_threads(each)
-        first = branches[0]()
-        return [first, *(future.result() for future in waiting)]
-    finally:
-        for future in waiting:  # after an error too: nobody may still work on the caller's tensors
-            future.exception()
-        torch.set_num_threads(threads)
+    pool = _pool(torch.get_num_threads(), len(branches))
+    futures = [pool.submit(alone, branch) for branch in branches]
+    wait(futures)  # all of them, after an error too: nobody may still work on the caller's tensors
+    return [future.result() for future in futures]
 
 
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    """Threads that stay: a new one would build its own team of OpenMP threads."""
-    return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="branch")
+@lru_cache(maxsize=4)
+def _pool(threads: int, count: int) -> ThreadPoolExecutor:
+    """`count` lasting workers that share `threads` OpenMP threads between them."""
+    pool, together = ThreadPoolExecutor(count, thread_name_prefix="branch"), threading.Barrier(count)
+
+    def start(_: int) -> None:
+        torch.get_num_threads()  # takes over the common number, which would otherwise happen later
+        torch.set_num_threads(max(1, threads // count))
+        together.wait()  # so that no worker takes the start of another
+
+    list(pool.map(start, range(count)))
+    # torch's setting belongs to a thread, and is also what threads begin with that come later: put that right.
+    torch.set_num_threads(threads)
+    return pool
