@@ -89,7 +89,8 @@ class FlowSampler:
             scale s with v = v_uncond + s (v_cond - v_uncond), is w = s - 1; see `with_scale`.
         cfg_interval: guidance acts where lo <= t <= hi, tested on the rescaled time, ends included.
         solver: "euler", or "ab2" (Adams-Bashforth of second order at no extra cost). The velocity jumps where
-            guidance begins or ends, so the first step and the first after a jump are Euler's.
+            guidance begins or ends: the line is drawn through what both steps predicted, which is the conditional
+            prediction where guidance has just ended; where it begins, and at first, a step is Euler's.
         batch_guidance: conditional and unconditional prediction in one call with a doubled batch.
         integer_timesteps: 1000 t is cut to an integer before the network sees it (grid DiT).
         multi_cond: several conditions for one sample: None, "stochastic" (step i uses condition i mod n) or
@@ -158,38 +159,40 @@ class FlowSampler:
             uncond = model.prepare_condition(uncond) if any(map(self.guided, times[:-1])) else None
         for i in range(self.steps):
             t, t_next = float(times[i]), float(times[i + 1])
-            velocity = self._velocity(model, state, t, i, cond, uncond)
+            predictions = self._predictions(model, state, t, i, cond, uncond)
+            velocity = self._guide(predictions)
             x_0 = tree_map(lambda x, v, t=t: self._clean(x, v, t), state, velocity)
             slope = velocity
-            if self.solver == "ab2" and last is not None and last[2] == self.guided(t):
-                # Line through the last two velocities, integrated over the step.
-                ratio = (t - t_next) / (2 * last[1])
-                slope = tree_map(lambda v, w, r=ratio: v + r * (v - w.to(v)), velocity, last[0])
+            if self.solver == "ab2" and last is not None and len(last[0]) >= len(predictions):
+                # Line through this velocity and the same one a step earlier, integrated over the step.
+                before, ratio = self._guide(last[0][: len(predictions)]), (t - t_next) / (2 * last[1])
+                slope = tree_map(lambda v, w, r=ratio: v + r * (v - w.to(v)), velocity, before)
             state = tree_map(lambda x, v, h=t - t_next: x - h * v, state, slope)
-            last = (velocity, t - t_next, self.guided(t))
+            last = (predictions, t - t_next)
             yield SamplerStep(i + 1, self.steps, t_next, state, x_0)
 
     def _clean(self, x: Tensor, v: Tensor, t: float) -> Tensor:
         sigma = self.sigma_min
         return (1 - sigma) * x - (sigma + (1 - sigma) * t) * v
 
-    def _velocity(self, model: Velocity, state: State, t: float, step: int, cond: Any, uncond: Any) -> State:
-        w, guided = self.cfg_strength, self.guided(t)
+    def _guide(self, predictions: list[State]) -> State:
+        """The velocity out of [conditional] or [conditional, unconditional]."""
+        w = self.cfg_strength
+        return tree_map(lambda c, u: (1 + w) * c - w * u, *predictions) if len(predictions) > 1 else predictions[0]
+
+    def _predictions(
+        self, model: Velocity, state: State, t: float, step: int, cond: Any, uncond: Any
+    ) -> list[State]:
+        guided = self.guided(t)
         if guided and self.multi_cond is None and self.batch_guidance:
             both = self._call(model, _repeat(state, 2), t, _concat(cond, uncond))
-            return tree_map_halves(lambda c, u: (1 + w) * c - w * u, both, state)
+            return [_half(both, state, k) for k in range(2)]
         if self._prepares(model):
             conditions = [cond, uncond] if guided else [cond]
-            velocities = model.velocities(state, self._network_time(state, t), conditions)
-        else:
-            velocities = [
-                self._call(model, state, t, cond)
-                if self.multi_cond is None
-                else self._multi(model, state, t, step, cond)
-            ]
-            if guided:
-                velocities.append(self._call(model, state, t, uncond))
-        return tree_map(lambda c, u: (1 + w) * c - w * u, *velocities) if guided else velocities[0]
+            return model.velocities(state, self._network_time(state, t), conditions)
+        plain = self.multi_cond is None
+        first = self._call(model, state, t, cond) if plain else self._multi(model, state, t, step, cond)
+        return [first, self._call(model, state, t, uncond)] if guided else [first]
 
     def _prepares(self, model: Velocity) -> bool:
         able = hasattr(model, "prepare_condition") and hasattr(model, "velocities")
@@ -215,15 +218,15 @@ class FlowSampler:
         return torch.full((leaf.shape[0],), value, dtype=torch.float32, device=leaf.device)
 
 
-def tree_map_halves(fn: Callable[[Tensor, Tensor], Tensor], doubled: State, like: State) -> State:
-    """Apply `fn` to the first and second half of a doubled batch; sites are those of `like`."""
+def _half(doubled: State, like: State, k: int) -> State:
+    """The first or second half of a doubled batch; sites are those of `like`."""
     if isinstance(doubled, SparseTensor):
-        return like.replace(fn(*doubled.feats.chunk(2)))
+        return like.replace(doubled.feats.chunk(2)[k])
     if isinstance(doubled, dict):
-        return {key: tree_map_halves(fn, doubled[key], like[key]) for key in doubled}
+        return {key: _half(doubled[key], like[key], k) for key in doubled}
     if isinstance(doubled, tuple | list):
-        return type(doubled)(tree_map_halves(fn, a, b) for a, b in zip(doubled, like, strict=True))
-    return fn(*doubled.chunk(2))
+        return type(doubled)(_half(a, b, k) for a, b in zip(doubled, like, strict=True))
+    return doubled.chunk(2)[k]
 
 
 def _expand(cond: Any, batch: int) -> Any:

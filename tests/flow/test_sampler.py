@@ -87,6 +87,24 @@ def test_no_solver_looks_across_the_ends_of_the_guidance_interval(interval: tupl
     assert torch.allclose(*ends, atol=1e-6)
 
 
+@pytest.mark.parametrize("interval", [(0.5, 1.0), (0.0, 0.6)])
+def test_the_second_order_goes_on_where_guidance_ends(interval: tuple[float, float]) -> None:
+    def model(x, t, c):
+        return c * torch.cos(3 * t / 1000)[:, None] + 0 * x
+
+    def settings(solver: str) -> FlowSampler:
+        return FlowSampler(steps=12, cfg_strength=2.0, cfg_interval=interval, solver=solver)
+
+    cond, zero = torch.ones(1, 1, dtype=torch.double), torch.zeros(1, 1, dtype=torch.double)
+    times = settings("euler").times
+    exact = -sum(
+        (3 if settings("euler").guided(a) else 1) * (np.sin(3 * a) - np.sin(3 * b)) / 3
+        for a, b in zip(times[:-1], times[1:], strict=True)
+    )
+    euler, ab2 = (abs(settings(s).sample(model, zero, cond, zero).item() - exact) for s in ("euler", "ab2"))
+    assert ab2 < (0.3 if interval[1] == 1 else 0.7) * euler  # where guidance begins, one large step is Euler's
+
+
 def test_both_guidance_conventions_agree() -> None:
     def model(x, t, c):
         return c.expand_as(x)
