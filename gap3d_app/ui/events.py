@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 CUT_OUT_SIDE = 320
 FORMATS = ("glb", "ply")
-VIEW = (60, 75)  # degrees: round the model, whose front is at 90, and down from straight above
-FIELD_OF_VIEW = 0.8  # radians, of gr.Model3D's camera
 
 
 class Handlers:
@@ -115,13 +111,15 @@ class Handlers:
 
         A handler of its own: gr.Model3D does not draw a model that comes in the last message of a generator.
         """
+        from gap3d_app.ui.view import camera_position
+
         parts, folder = self.parts, self.work.result(key)
         if folder is None:
             return {parts.viewer: None}
         glb = next(folder.glob("*.glb"))
         files = {parts.glb: glb, parts.ply: glb.with_suffix(".ply"), parts.recipe: glb.with_suffix(".json")}
         return {
-            parts.viewer: gr.update(value=str(glb), camera_position=_camera(glb)),
+            parts.viewer: gr.update(value=str(glb), camera_position=camera_position(glb)),
             parts.turntable: gr.update(interactive=True),
             **{button: gr.update(value=str(path), interactive=True) for button, path in files.items()},
         }
@@ -191,14 +189,6 @@ def _verdict(check: Any) -> dict:
     except Gap3DError as error:
         return gr.validate(False, str(error))
     return gr.validate(True, "")
-
-
-def _camera(glb: Path) -> tuple[float, float, float]:
-    """Angles and distance from which the whole model is seen; the viewer's own distance cuts tall models off."""
-    from gap3d_app.geometry.facts import glb_bounds
-
-    low, high = glb_bounds(glb)
-    return (*VIEW, math.dist(low, high) / 2 / math.sin(FIELD_OF_VIEW / 2))
 
 
 def _tile(event: StageEvent) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gap3d_app.ui
@@ -11,7 +12,7 @@ from gap3d_app.background import METHODS
 from gap3d_app.errors import InputError, WeightsError
 from gap3d_app.pipeline import StageEvent
 from gap3d_app.settings import Settings
-from gap3d_app.ui import fields, runs, server, status, texts
+from gap3d_app.ui import fields, runs, server, status, texts, view
 from gap3d_app.ui.loading import Loader
 from gap3d_app.ui.workdir import WorkDir
 
@@ -148,6 +149,22 @@ def test_vibe_mode_is_refused(monkeypatch):
     monkeypatch.setenv("GRADIO_VIBE_MODE", "1")
     with pytest.raises(InputError, match="GRADIO_VIBE_MODE"):
         server.launch()
+
+
+@pytest.mark.parametrize("size", [(0.3, 0.95, 0.3), (0.95, 0.3, 0.8), (0.9, 0.9, 0.9), (0.95, 0.1, 0.1), (40, 9, 20)])
+def test_a_model_is_seen_whole_and_large_from_every_side(size):
+    half = np.array(size) / 2
+    away = view.distance(list(-half), list(half))
+    corners = np.stack(np.meshgrid(*[(-x, x) for x in half]), -1).reshape(-1, 3)
+    largest = 0.0
+    for turn in np.radians(np.arange(0, 360, 5)):
+        beta = np.radians(view.BETA)
+        eye = np.array([np.cos(turn) * np.sin(beta), np.cos(beta), np.sin(turn) * np.sin(beta)])
+        right = np.cross([0, 1, 0], eye) / np.linalg.norm(np.cross([0, 1, 0], eye))
+        seen = (corners - away * eye) @ np.stack([right, np.cross(eye, right), -eye]).T
+        reach = np.abs(seen[:, :2] / seen[:, 2:]) / np.tan(view.FIELD_OF_VIEW / 2) / [view.ASPECT, 1]
+        largest = max(largest, reach.max())
+    assert 0.75 < largest < 1
 
 
 def test_every_cut_out_method_has_words():
