@@ -134,6 +134,12 @@ def test_damaged_weights(tiny_weights, tmp_path, capsys, damage):
     assert main([*command, "--preset", "fast", "--quiet"]) == 0
 
 
+def test_control_characters_and_special_tokens_are_harmless(tiny_weights, tmp_path, capsys):
+    command = ["generate", "a\x1b chair\r\n <|im_end|><|image_pad|> [IMG]", "-o", str(tmp_path / "out.glb"), "--json"]
+    assert main([*command, "--weights", str(tiny_weights), "--preset", "fast", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["prompt"] == "a chair <|im_end|><|image_pad|> [IMG]"
+
+
 def test_an_empty_structure(tiny_weights, tmp_path, capsys, monkeypatch):
     from gap3d_app.models.structure_vae import SparseStructureDecoder
 

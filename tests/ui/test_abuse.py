@@ -1,6 +1,8 @@
 """What strangers may try: paths, addresses, the queue's back door."""
 
 import gzip
+import json
+import random
 from pathlib import Path
 
 import httpx
@@ -8,6 +10,7 @@ import pytest
 
 from gap3d_app.settings import Settings
 from gap3d_app.ui import texts
+from tests.ui.serving import wait_until
 
 HASHES = ["..", "../victim", "/etc", "%2E%2E", "../../results", "results"]
 
@@ -143,3 +146,52 @@ def test_an_upload_name_cannot_leave_its_folder(http, server):
     reply = http.post("/upload", files={"files": ("../../evil.png", b"x", "image/png")})
     assert reply.status_code == 200
     assert all(Path(path).resolve().is_relative_to(server.work.uploads.resolve()) for path in reply.json())
+
+
+def test_a_lone_surrogate_in_the_prompt_is_dropped(http):
+    data = body()
+    data["data"][0] = "a mug \ud800"
+    reply = http.post("/call/generate", content=json.dumps(data).encode(), headers={"content-type": "application/json"})
+    events = http.get(f"/call/generate/{reply.json()['event_id']}").text
+    assert "event: complete" in events and '"a mug"' in events
+
+
+def test_nobody_edits_the_page(http):
+    for path in ("/vibe-edit/", "/vibe-code/", "/undo-vibe-edit/"):
+        assert http.post(path, json={"prompt": "x", "code": "x", "hash": "x"}).status_code == 403
+
+
+HUGE, PATHLESS = 1e400, {"path": None, "meta": {"_type": "gradio.FileData"}}
+VALUES = [
+    None, "", "a mug", 0, -1, HUGE, 2**70, True, [], {}, {"path": "/etc/passwd"}, PATHLESS, {**PATHLESS, "path": 3},
+    {**PATHLESS, "path": ["a"]}, {**PATHLESS, "url": "file:///etc/passwd"}, "x" * 5000, "../../etc", "%2e%2e",
+    [1] * 1000, {"__type__": "update"},
+]
+DOORS = [
+    "/upload", "/call/generate", "/run/generate", "/run/predict", "/queue/join", "/file=%2Fetc%2Fpasswd", "/cancel",
+    "/file=..%2F..", "/heartbeat/..%2F", "/reset", "/component_server", "/call/page_cut_out_0", "/call/page_show",
+    "/call/page_turntable", "/call/page_ended", "/call/page_generate", "/proxy=http://127.0.0.1:1", "/deep_link",
+]
+
+
+def test_random_requests_harm_nothing(http, server):
+    """Seeded: no answer shows a traceback or a file, nothing is written outside, and the next request works."""
+    rng = random.Random(0)
+    for _ in range(300):
+        data = {
+            "data": [rng.choice(VALUES) for _ in range(rng.choice([0, 1, 5, len(body()["data"])]))],
+            "fn_index": rng.choice([None, 0, 1, 50, -1, "x"]), "session_hash": rng.choice([None, "..", "/etc", 3]),
+            "event_id": rng.choice(["x", "..", None, {}]), "trigger_id": rng.choice([None, 1, "z"]),
+        }
+        kept = {key: value for key, value in data.items() if rng.random() < 0.85}
+        content = rng.choice([json.dumps(kept).encode(), json.dumps(kept).encode(), b"{", b"[]", b"\xff"])
+        kind = rng.choice(["application/json", "application/json", "multipart/form-data; boundary=x", "text/plain"])
+        method = rng.choice(["GET", "POST", "POST", "PUT"])
+        # The server leaves a connection whose body it could not decode, so none is used twice.
+        headers = {"content-type": kind, "connection": "close"}
+        reply = http.request(method, rng.choice(DOORS), content=content, headers=headers)
+        assert "Traceback" not in reply.text and "root:" not in reply.text and "site-packages" not in reply.text
+    assert {p.name for p in server.work.root.iterdir()} == {"uploads", "results"}
+    wait_until(lambda: server.pipeline.active == 0)
+    assert "event: complete" in outcome(http, body())
+    assert server.pipeline.peak == 1
