@@ -128,7 +128,7 @@ def _composer(parts: Parts) -> None:
     with gr.Row(elem_classes="g-pictures", equal_height=True):
         parts.picture = fields.Picture(
             label=texts.PICTURE_LABEL, type="filepath", sources=["upload"], height=190,
-            elem_id="picture", buttons=[], min_width=110,
+            elem_id="picture", buttons=[], min_width=110, placeholder=texts.PICTURE_PLACEHOLDER,
         )
         with gr.Column(min_width=110):
             parts.cut_out = gr.HTML(cut_out_html(None, texts.CUT_OUT_EMPTY), elem_id="cut-out")

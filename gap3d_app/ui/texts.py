@@ -5,6 +5,7 @@ TAGLINE = "Words, a picture, or both, to a textured 3D model. Everything runs on
 PROMPT_LABEL = "What should it be?"
 PROMPT_PLACEHOLDER = "a small red toy airplane"
 PICTURE_LABEL = "Picture (optional)"
+PICTURE_PLACEHOLDER = "Drop a picture here or choose a file\nPNG, JPEG or WebP"
 EXAMPLE_PROMPTS_LABEL = "Try a prompt"
 EXAMPLE_PICTURES_LABEL = "Try a picture"
 CUT_OUT_EMPTY = "The object, cut out of your picture, appears here before you run."
