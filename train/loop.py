@@ -20,7 +20,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from gap3d_app.models.checkpoint import load_model
 from train.muon import BatchedMuon
 
 
@@ -40,9 +41,11 @@ class LoopConfig:
 
     steps, batch_size (samples per process and step), lr (peak, AdamW), muon_lr (peak, matrices of blocks; 0
     leaves them to AdamW), warmup (steps), lr_floor (fraction of the peak at the end), weight_decay,
-    clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is never), seed,
-    compile (regional torch.compile on CUDA), minutes (wall time of the whole stage, resumed runs included: it
-    ends and the learning rate has come down when either `steps` or `minutes` is reached; 0 is no limit).
+    clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is never, otherwise also
+    at the end), seed, compile (regional torch.compile on CUDA), minutes (wall time of the whole stage, resumed
+    runs included: it ends and the learning rate has come down when either `steps` or `minutes` is reached; 0 is
+    no limit), init (trained network of the stage -> saved network to start from, such as
+    `encoder: weights/gap3d-mini/image_encoder`; a checkpoint of the run wins).
     """
 
     steps: int
@@ -60,6 +63,7 @@ class LoopConfig:
     seed: int = 0
     compile: bool = True
     minutes: float = 0.0
+    init: dict[str, str] = field(default_factory=dict)
 
 
 class Stage(nn.Module, ABC):
@@ -283,6 +287,8 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         torch.set_float32_matmul_precision("high")
         # cuDNN plans its attention anew for every shape, and sparse batches have a new one every step.
         torch.backends.cuda.enable_cudnn_sdp(False)
+    for name, stem in cfg.init.items():
+        getattr(stage, name).load_state_dict(load_model(stem).state_dict())
     stage.to(device)
     params = stage.trained_parameters()
     ema = Ema(params, cfg.ema)
@@ -339,7 +345,8 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         save_checkpoint(
             checkpoint, step, params, ema, optimizers, generator, spent + time.perf_counter() - start
         )
-        _draw(stage, ema, out, step, logger)
+        if cfg.sample_every:
+            _draw(stage, ema, out, step, logger)
         with ema:
             stage.save_models(out / "model")
         logger.close()
