@@ -64,12 +64,8 @@ def test_nothing_given_is_said_at_the_prompt_and_the_next_run_works(visit):
     one.page.click("#advanced button")
     one.page.wait_for_timeout(300)  # controls are built when the accordion opens
     one.page.fill("#set-grid_steps textarea, #set-grid_steps input", "0")
-    one.page.fill(PROMPT, "a mug")
-    one.page.wait_for_timeout(300)  # a click right after a refused one is dropped
-    one.page.click("#generate")
-    one.page.wait_for_selector("text=Setting grid_steps is 0")
+    one.generate("a mug", until="text=Setting grid_steps is 0")
     one.page.fill("#set-grid_steps textarea, #set-grid_steps input", "2")
-    one.page.wait_for_timeout(300)
     one.generate()
 
 
@@ -78,7 +74,6 @@ def test_a_prompt_over_the_limit_is_refused_with_the_limit(visit):
     one.page.fill(PROMPT, "x" * 2001)
     one.page.click("#generate")
     one.page.wait_for_selector("#prompt >> text=the limit is 2,000")
-    one.page.wait_for_timeout(300)
     one.generate("a mug")
 
 

@@ -39,7 +39,16 @@ class Visit:
         """Type, press Generate and wait for the end of the run."""
         if prompt is not None:
             self.page.fill(PROMPT, prompt)
-        self.page.click("#generate")
+        from playwright.sync_api import TimeoutError
+
+        begun = self.page.locator(until).or_(self.page.locator(".g-status:not([data-state=idle])")).first
+        for _ in range(10):
+            self.page.click("#generate")
+            try:
+                begun.wait_for(timeout=2000)
+                break
+            except TimeoutError:  # gradio drops a click that comes before it has put a refused one away
+                continue
         self.page.wait_for_selector(until)
 
     def line(self) -> str:
