@@ -22,7 +22,7 @@ from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank
 from train.image_encoder import augment
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.samples import save_sheet
 
 KINDS = {"caption": 0.6, "edit": 0.3, "unchanged": 0.1}
@@ -129,7 +129,7 @@ def sampler_sample(sampler: FlowSampler, velocity, noise: GridState, cond: Tenso
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     settings = {k: config[k] for k in ("parts", "objective", "views")}
     stage = GridAlignmentStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)

@@ -25,7 +25,7 @@ from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.image_encoder import ImageEncoder
 from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps, recolored
 from train.samples import photo, save_sheet
 
@@ -182,7 +182,7 @@ def _per_patch(maps: Tensor, side: int, cells: int) -> Tensor:
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     run(ImageEncoderStage(config["model"], **config["data"], views=config["views"], device=device), loop, out)
 
 

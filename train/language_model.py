@@ -22,7 +22,7 @@ from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank, tokenizer_texts
 from train.data.tokenizer import token_settings, train_tokenizer
 from train.image_encoder import augment
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 
 KINDS = {"caption": 0.5, "edit": 0.3, "unchanged": 0.2}
 
@@ -106,7 +106,7 @@ class LanguageModelStage(Stage):
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     stage = LanguageModelStage(
         config["model"],
         **config["data"],

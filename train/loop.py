@@ -365,13 +365,18 @@ def _draw(stage: Stage, ema: Ema, out: Path, step: int, logger: Logger) -> None:
         logger.write(step, scalars)
 
 
+def training_device() -> str:
+    """The GPU of this process, by number: a bare "cuda" is the first one to whatever loads files."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
 def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
     """Parse `--config FILE --out DIR [key=value ...]`; overrides use dots (`loop.steps=10`).
 
     Also makes the process's own GPU the current one, when `accelerate launch` started several.
     """
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(training_device())
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML of this stage")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<config name>)")
@@ -390,5 +395,8 @@ def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
     if unknown:
         raise SystemExit(f"{args.config}: unknown loop settings {sorted(unknown)}; known: {sorted(known)}")
     loop = LoopConfig(**config["loop"])
+    for f in fields(loop):
+        if f.type is float:  # YAML reads 7e-4, which has no point, as a word
+            setattr(loop, f.name, float(getattr(loop, f.name)))
     torch.manual_seed(loop.seed)  # networks are built next
     return config, loop, args.out or Path("runs") / args.config.stem

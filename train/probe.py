@@ -17,7 +17,7 @@ from torch import Tensor
 from train.data.packed import PackedAssets
 from train.eval.probe import PROBE_SIZE, Probe, ProbeConfig
 from train.image_encoder import augment, known_accuracy, known_cross_entropy
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps, recolored
 from train.samples import photo, save_sheet
 
@@ -95,7 +95,7 @@ class ProbeStage(Stage):
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     run(ProbeStage(config["width"], **config["data"], views=config["views"], device=device), loop, out)
 
 

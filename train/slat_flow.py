@@ -20,7 +20,7 @@ from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps, recolored_rows
 from train.samples import photo, save_sheet, slat_photos
 
@@ -126,7 +126,7 @@ class SLatFlowStage(Stage):
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     settings = {k: config[k] for k in ("parts", "condition", "views", "max_voxels")}
     stage = SLatFlowStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)

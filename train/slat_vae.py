@@ -24,7 +24,7 @@ from gap3d_app.models.decoders import SLatGaussianDecoder, SLatMeshDecoder
 from gap3d_app.models.slat_vae import SLatEncoder
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.packed import FINE, LATTICE, PackedAssets, Voxels
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps, recolored_rows
 from train.samples import save_sheet, slat_photos
 from train.structure_vae import kl_divergence
@@ -230,7 +230,7 @@ class SLatVaeStage(Stage):
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     settings = {k: config[k] for k in ("kl_weight", "crop", "max_voxels")}
     run(SLatVaeStage(config["model"], **config["data"], **settings, device=device), loop, out)
 

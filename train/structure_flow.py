@@ -16,7 +16,7 @@ from gap3d_app.models.checkpoint import load_model, save_model
 from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps
 from train.samples import photo, save_sheet, voxel_photo
 from train.structure_vae import intersection_over_union
@@ -91,7 +91,7 @@ class StructureFlowStage(Stage):
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     settings = {k: config[k] for k in ("parts", "condition", "views")}
     stage = StructureFlowStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)

@@ -16,7 +16,7 @@ from torch import Tensor
 from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from train.data.packed import PackedAssets
-from train.loop import Stage, read_config, run
+from train.loop import Stage, read_config, run, training_device
 from train.samples import save_sheet, voxel_photo
 
 
@@ -99,7 +99,7 @@ class StructureVaeStage(Stage):
 def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = training_device()
     stage = StructureVaeStage(config["model"], **config["data"], kl_weight=config["kl_weight"], device=device)
     run(stage, loop, out)
 
