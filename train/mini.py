@@ -1,21 +1,45 @@
-"""Run the whole training sequence of gap3d-mini, stages of one group side by side.
+"""Run the whole training sequence of gap3d-mini, stages side by side where they can be.
 
-    python -m train.mini [--groups 0 1 2 3] [stage overrides such as loop.minutes=1]
+    python -m train.mini [--gpus N] [--steps assets stages export] [--only STAGE ...] [overrides]
 
-The commands are those of train/README.md; a stage that has finished or was interrupted resumes from its
-checkpoint. Output of every stage goes to `runs/<stage>.log`.
+The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done, on the GPU
+with the least to do; the last one takes all GPUs that are idle then. A stage that was interrupted goes on from its
+checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all stages
+(`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to `runs/<stage>.log`.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-GROUPS = {
-    1: ("image_encoder", "language_model", "structure_vae", "slat_vae", "probe"),
-    2: ("structure_flow", "slat_flow", "grid_alignment"),
+import torch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage reads from other stages, and its share of a GPU (2 fills one)."""
+
+    needs: tuple[str, ...] = ()
+    load: int = 2
+
+
+STAGES = {
+    "slat_vae": Plan(),
+    "image_encoder": Plan(),
+    "language_model": Plan(),
+    "structure_vae": Plan(load=1),
+    "probe": Plan(load=1),
+    "structure_flow": Plan(("image_encoder", "structure_vae")),
+    "grid_alignment": Plan(("image_encoder", "language_model")),
+    "slat_flow": Plan(("image_encoder", "slat_vae")),
 }
+"""In the order in which they start when several could."""
+
+STEPS = ("assets", "stages", "export")
 
 
 def pack_commands(count: int, edits: int) -> list[list[str]]:
@@ -27,48 +51,107 @@ def pack_commands(count: int, edits: int) -> list[list[str]]:
     ]
 
 
-def stage_command(stage: str, overrides: list[str]) -> list[str]:
-    """`accelerate launch` of one stage."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "-m"]
-    config = f"train/configs/mini/{stage}.yaml"
-    return [*launch, f"train.{stage}", "--config", config, *overrides]
+def stage_command(stage: str, overrides: list[str], processes: int = 1) -> list[str]:
+    """`accelerate launch` of one stage; `overrides` may hold those of other stages."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+    own = [o.removeprefix(f"{stage}:") for o in overrides if ":" not in o.split("=")[0] or o.startswith(f"{stage}:")]
+    return [*launch, "-m", f"train.{stage}", "--config", f"train/configs/mini/{stage}.yaml", *own]
 
 
-def run_group(stages: tuple[str, ...], overrides: list[str]) -> None:
-    """Start the stages together; wait for all; stop with the name of the first that failed."""
+@dataclass
+class Schedule:
+    """Which stages wait, run and ended, and what the GPUs do.
+
+    Attributes:
+        waiting: stages to run, in order of preference.
+        gpus: number of GPUs, 0 on a machine without.
+        running: stage to the GPUs that it holds.
+        done, failed: stages that ended; `failed` also has those whose needs failed.
+    """
+
+    waiting: list[str]
+    gpus: int
+    running: dict[str, list[int]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    failed: list[str] = field(default_factory=list)
+
+    def next(self) -> tuple[str, list[int]] | None:
+        """A stage that may start now and its GPUs; it counts as running from here on."""
+        chosen = set(self.waiting) | set(self.running) | self.done | set(self.failed)
+        for stage in list(self.waiting):
+            needs = [need for need in STAGES[stage].needs if need in chosen]  # others have run before
+            if any(need in self.failed for need in needs):
+                self.waiting.remove(stage)
+                self.failed.append(stage)
+            elif all(need in self.done for need in needs):
+                self.waiting.remove(stage)
+                self.running[stage] = self._place(stage)
+                return stage, self.running[stage]
+        return None
+
+    def _place(self, stage: str) -> list[int]:
+        if self.gpus == 0:
+            return []
+        load = [0] * self.gpus
+        for other, places in self.running.items():
+            for gpu in places:
+                load[gpu] += STAGES[other].load
+        idle = [gpu for gpu, value in enumerate(load) if value == 0]
+        if not self.waiting and len(idle) > 1:
+            return idle
+        return [min(range(self.gpus), key=load.__getitem__)]
+
+    def end(self, stage: str, code: int) -> None:
+        """A stage's process ended."""
+        del self.running[stage]
+        if code:
+            self.failed.append(stage)
+        else:
+            self.done.add(stage)
+
+
+def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
+    """Run `stages`; exits with the names of those that failed or were left out."""
     Path("runs").mkdir(exist_ok=True)
-    running = {}
-    for stage in stages:
-        log = open(f"runs/{stage}.log", "a")  # noqa: SIM115 - closed when the process ends
-        command = stage_command(stage, overrides)
-        running[stage] = (subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT), log, time.time())
-    failed = []
-    for stage, (process, log, start) in running.items():
-        code = process.wait()
-        log.close()
-        print(f"{stage}: exit {code} after {time.time() - start:.0f} s", flush=True)
-        failed += [stage] * (code != 0)
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}; see runs/{failed[0]}.log")
+    schedule, processes = Schedule(list(stages), gpus), {}
+    while schedule.waiting or processes:
+        while (start := schedule.next()) is not None:
+            stage, places = start
+            command = stage_command(stage, overrides, max(1, len(places)))
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, places))} if places else {}
+            with open(f"runs/{stage}.log", "a") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | visible)
+            processes[stage] = process, time.time()
+            print(f"{stage}: started" + (f" on GPU {visible['CUDA_VISIBLE_DEVICES']}" if places else ""), flush=True)
+        for stage, (process, begin) in list(processes.items()):
+            if (code := process.poll()) is not None:
+                schedule.end(stage, code)
+                del processes[stage]
+                print(f"{stage}: exit {code} after {time.time() - begin:.0f} s", flush=True)
+        time.sleep(0.2)
+    if schedule.failed:
+        raise SystemExit(f"failed: {', '.join(schedule.failed)}; see runs/{schedule.failed[0]}.log")
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--groups", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--stages", nargs="+", help="only these of the chosen groups")
-    parser.add_argument("--count", type=int, default=12000)
-    parser.add_argument("--edits", type=int, default=3000)
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
+    parser.add_argument("--only", nargs="+", choices=STAGES, help="only these stages")
+    parser.add_argument("--gpus", type=int, default=torch.cuda.device_count())
+    parser.add_argument("--count", type=int, default=14000, help="procedural assets")
+    parser.add_argument("--edits", type=int, default=3500, help="procedural edit pairs")
     args, overrides = parser.parse_known_args()
-    for group in args.groups:
-        if group == 0:
-            for command in pack_commands(args.count, args.edits):
-                subprocess.run(command, check=True)
-        elif group == 3:
-            subprocess.run([sys.executable, "-m", "train.export"], check=True)
-        else:
-            wanted = tuple(s for s in GROUPS[group] if not args.stages or s in args.stages)
-            run_group(wanted, overrides)
+    if wrong := [o for o in overrides if "=" not in o]:
+        parser.error(f"unknown argument {wrong[0]!r}; overrides look like loop.minutes=1 or slat_vae:loop.minutes=1")
+    if "assets" in args.steps:
+        for command in pack_commands(args.count, args.edits):
+            subprocess.run(command, check=True)
+    if "stages" in args.steps:
+        run_stages([s for s in STAGES if not args.only or s in args.only], args.gpus, overrides)
+    if "export" in args.steps:
+        subprocess.run([sys.executable, "-m", "train.export"], check=True)
 
 
 if __name__ == "__main__":

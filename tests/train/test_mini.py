@@ -1,0 +1,70 @@
+"""The order in which the training sequence starts its stages, and what happens when one fails."""
+
+import sys
+
+import pytest
+
+from train import mini
+from train.mini import STAGES, Schedule, run_stages, stage_command
+
+
+def begin_all(schedule: Schedule) -> dict[str, list[int]]:
+    """Everything that may start now."""
+    return dict(iter(schedule.next, None))
+
+
+def test_four_gpus():
+    schedule = Schedule(list(STAGES), 4)
+    first = begin_all(schedule)
+    assert first == {
+        "slat_vae": [0], "image_encoder": [1], "language_model": [2], "structure_vae": [3], "probe": [3],
+    }  # fmt: skip
+    for stage in ("structure_vae", "probe", "image_encoder"):
+        schedule.end(stage, 0)
+    assert begin_all(schedule) == {"structure_flow": [1]}
+    schedule.end("language_model", 0)
+    assert begin_all(schedule) == {"grid_alignment": [2]}
+    schedule.end("slat_vae", 0)
+    assert begin_all(schedule) == {"slat_flow": [0, 3]}  # all that is idle
+
+
+def test_one_gpu_runs_them_side_by_side():
+    schedule = Schedule(list(STAGES), 1)
+    assert begin_all(schedule) == dict.fromkeys(
+        ("slat_vae", "image_encoder", "language_model", "structure_vae", "probe"), [0]
+    )
+    for stage in list(schedule.running):
+        schedule.end(stage, 0)
+    assert begin_all(schedule) == dict.fromkeys(("structure_flow", "grid_alignment", "slat_flow"), [0])
+
+
+def test_what_needs_a_failed_stage_is_left_out():
+    schedule = Schedule(list(STAGES), 0)
+    begin_all(schedule)
+    for stage in list(schedule.running):
+        schedule.end(stage, int(stage == "slat_vae"))
+    assert set(begin_all(schedule)) == {"structure_flow", "grid_alignment"}
+    assert schedule.failed == ["slat_vae", "slat_flow"] and not schedule.waiting
+
+
+def test_a_stage_alone_takes_what_ran_before():
+    assert begin_all(Schedule(["slat_flow"], 2)) == {"slat_flow": [0, 1]}
+
+
+def test_commands():
+    overrides = ["loop.steps=3", "probe:width=8", "slat_vae:loop.minutes=5"]
+    assert stage_command("probe", overrides)[-2:] == ["loop.steps=3", "width=8"]
+    command = stage_command("slat_vae", overrides, 2)
+    assert command[-2:] == ["loop.steps=3", "loop.minutes=5"]
+    assert command[command.index("--num_processes") + 1] == "2" and "--multi_gpu" in command
+
+
+def test_processes_run_and_fail(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script = "import sys; open(sys.argv[1] + '.ran', 'w'); print('bad luck'); sys.exit(sys.argv[1] == 'probe')"
+    monkeypatch.setattr(mini, "stage_command", lambda stage, *_: [sys.executable, "-c", script, stage])
+    with pytest.raises(SystemExit, match=r"failed: probe; see runs/probe\.log"):
+        run_stages(["probe", "structure_vae"], 0, [])
+    assert (tmp_path / "runs/probe.log").read_text() == "bad luck\n"
+    assert {p.stem for p in tmp_path.glob("*.ran")} == {"probe", "structure_vae"}
+    assert "structure_vae: exit 0" in capsys.readouterr().out
