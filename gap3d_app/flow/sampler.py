@@ -151,15 +151,14 @@ class FlowSampler:
         """
         times, state, last = self.times, noise, None
         batch = _leaf(noise).shape[0]
-        if self.multi_cond is None:
-            cond = _expand(cond, batch)
+        conds = [_expand(part, batch) for part in (_rows(cond) if self.multi_cond else [cond])]
         uncond = _expand(uncond, batch)
         if self._prepares(model):
-            cond = model.prepare_condition(cond)
+            conds = [model.prepare_condition(part) for part in conds]
             uncond = model.prepare_condition(uncond) if any(map(self.guided, times[:-1])) else None
         for i in range(self.steps):
             t, t_next = float(times[i]), float(times[i + 1])
-            predictions = self._predictions(model, state, t, i, cond, uncond)
+            predictions = self._predictions(model, state, t, i, conds, uncond)
             velocity = self._guide(predictions)
             x_0 = tree_map(lambda x, v, t=t: self._clean(x, v, t), state, velocity)
             slope = velocity
@@ -181,30 +180,27 @@ class FlowSampler:
         return tree_map(lambda c, u: (1 + w) * c - w * u, *predictions) if len(predictions) > 1 else predictions[0]
 
     def _predictions(
-        self, model: Velocity, state: State, t: float, step: int, cond: Any, uncond: Any
+        self, model: Velocity, state: State, t: float, step: int, conds: list[Any], uncond: Any
     ) -> list[State]:
+        """[conditional] or [conditional, unconditional]."""
         guided = self.guided(t)
+        if self.multi_cond == "stochastic":
+            conds = [conds[step % len(conds)]]
         if guided and self.multi_cond is None and self.batch_guidance:
-            both = self._call(model, _repeat(state, 2), t, _concat(cond, uncond))
+            both = self._call(model, _repeat(state, 2), t, _concat(conds[0], uncond))
             return [_half(both, state, k) for k in range(2)]
+        wanted = [*conds, uncond] if guided else conds
         if self._prepares(model):
-            conditions = [cond, uncond] if guided else [cond]
-            return model.velocities(state, self._network_time(state, t), conditions)
-        plain = self.multi_cond is None
-        first = self._call(model, state, t, cond) if plain else self._multi(model, state, t, step, cond)
-        return [first, self._call(model, state, t, uncond)] if guided else [first]
+            velocities = model.velocities(state, self._network_time(state, t), wanted)
+        else:
+            velocities = [self._call(model, state, t, part) for part in wanted]
+        parts, rest = velocities[: len(conds)], velocities[len(conds) :]
+        mean = tree_map(lambda *vs: sum(vs) / len(vs), *parts) if len(parts) > 1 else parts[0]
+        return [mean, *rest]
 
     def _prepares(self, model: Velocity) -> bool:
         able = hasattr(model, "prepare_condition") and hasattr(model, "velocities")
-        return able and self.multi_cond is None and not self.batch_guidance
-
-    def _multi(self, model: Velocity, state: State, t: float, step: int, cond: Any) -> State:
-        batch, count = _leaf(state).shape[0], _leaf(cond).shape[0]
-        one = [_expand(tree_map(lambda c, k=k: c[k : k + 1], cond), batch) for k in range(count)]
-        if self.multi_cond == "stochastic":
-            return self._call(model, state, t, one[step % count])
-        parts = [self._call(model, state, t, part) for part in one]
-        return tree_map(lambda *vs: sum(vs) / len(vs), *parts)
+        return able and (self.multi_cond is not None or not self.batch_guidance)
 
     def _call(self, model: Velocity, state: State, t: float, cond: Any) -> State:
         return model(state, self._network_time(state, t), cond)
@@ -227,6 +223,11 @@ def _half(doubled: State, like: State, k: int) -> State:
     if isinstance(doubled, tuple | list):
         return type(doubled)(_half(a, b, k) for a, b in zip(doubled, like, strict=True))
     return doubled.chunk(2)[k]
+
+
+def _rows(cond: Any) -> list[Any]:
+    """The conditions [n, ...] of one sample as n batches of one."""
+    return [tree_map(lambda c, k=k: c[k : k + 1], cond) for k in range(_leaf(cond).shape[0])]
 
 
 def _expand(cond: Any, batch: int) -> Any:

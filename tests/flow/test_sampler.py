@@ -163,3 +163,42 @@ def test_bad_settings_are_refused() -> None:
     for settings in ({"steps": 0}, {"solver": "magic"}, {"multi_cond": "all"}):
         with pytest.raises(ValueError):
             FlowSampler(**settings)
+
+
+class Prepared:
+    """A network with conditions prepared beforehand; counts its calls."""
+
+    def __init__(self) -> None:
+        self.prepared, self.seen = 0, []
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x + c) + t[:, None] / 1000
+
+    def prepare_condition(self, cond: torch.Tensor) -> torch.Tensor:
+        self.prepared += 1
+        return cond
+
+    def velocities(self, x: torch.Tensor, t: torch.Tensor, conditions: list[torch.Tensor]) -> list[torch.Tensor]:
+        self.seen.append([c[0, 0].item() for c in conditions])
+        return [self(x, t, c) for c in conditions]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_several_conditions_by_hand(batch: int) -> None:
+    """Stochastic takes one condition after the other, multidiffusion their mean; both once prepared."""
+    noise, conds, null = torch.randn(batch, 1), torch.tensor([[1.0], [2.0], [3.0]]), torch.zeros(1, 1)
+    for mode in ("stochastic", "multidiffusion"):
+        sampler = FlowSampler(steps=4, cfg_strength=2.0, cfg_interval=(0.5, 1.0), multi_cond=mode)
+        plain, network = Prepared(), Prepared()
+        out = sampler.sample(network, noise, conds, null)
+        assert torch.equal(out, sampler.sample(plain.__call__, noise, conds, null))
+        assert network.prepared == 4
+        x = noise
+        for i, t in enumerate((1.0, 0.75, 0.5, 0.25)):
+            time = torch.full((batch,), 1000 * t)
+            views = [conds[i % 3 : i % 3 + 1]] if mode == "stochastic" else list(conds.split(1))
+            v = sum(plain(x, time, c) for c in views) / len(views)
+            x = x - 0.25 * (3 * v - 2 * plain(x, time, null) if i < 3 else v)
+        assert torch.allclose(out, x, atol=1e-6)
+        want = [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [1.0]]
+        assert network.seen == (want if mode == "stochastic" else 3 * [[1.0, 2.0, 3.0, 0.0]] + [[1.0, 2.0, 3.0]])
