@@ -221,3 +221,45 @@ class Gaussians:
         factor = self.rotation_matrix * self.scaling[:, None, :]
         full = factor @ factor.transpose(1, 2)
         return full[:, [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]]
+
+
+@dataclass
+class RadianceField:
+    """Density and colour inside the occupied voxels of one object, as sums of tri-vector products.
+
+    A voxel holds R components. Component k at the local position r in [0, 1]^3 has the value
+    tau_k = trivec[k, x](r_x) * trivec[k, y](r_y) * trivec[k, z](r_z), each factor interpolated between D values at
+    the middles of D equal parts. See trellis.md section 6.3; `render.radiance.field_at` evaluates it.
+
+    Attributes:
+        coords: [L, 3] int32, (x, y, z) of every voxel in 0..resolution-1.
+        trivec: [L, R, 3, D] float, the network's values plus one.
+        density: [L, R] float, factors of tau; density per object unit is softplus(sum_k density_k tau_k).
+        features_dc: [L, R, 1, 3] float; rgb = sigmoid(SH_C0 * sum_k features_dc_k tau_k).
+        resolution: voxels per axis, a power of two for the public models (leaves of an octree).
+        aabb: origin and size of the box which the unit cube is mapped to.
+    """
+
+    coords: Tensor
+    trivec: Tensor
+    density: Tensor
+    features_dc: Tensor
+    resolution: int
+    aabb: tuple[float, float, float, float, float, float] = (-0.5, -0.5, -0.5, 1.0, 1.0, 1.0)
+
+    def __len__(self) -> int:
+        return self.coords.shape[0]
+
+    def to(self, *args: Any, **kwargs: Any) -> RadianceField:
+        """The same field on another device or with another float dtype."""
+        return _moved(self, *args, **kwargs)
+
+    @property
+    def position(self) -> Tensor:
+        """[L, 3] voxel centres in the unit cube [0, 1]^3."""
+        return (self.coords.float() + 0.5) / self.resolution
+
+    @property
+    def depth(self) -> Tensor:
+        """[L, 1] uint8 octree depth, log2 of the resolution."""
+        return torch.full_like(self.coords[:, :1], self.resolution.bit_length() - 1, dtype=torch.uint8)

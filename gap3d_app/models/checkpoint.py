@@ -41,6 +41,7 @@ def model_class(name: str) -> type[nn.Module]:
         "SLatFlowModel": slat_flow.SLatFlowModel,
         "SLatEncoder": slat_vae.SLatEncoder,
         "SLatGaussianDecoder": decoders.SLatGaussianDecoder,
+        "SLatRadianceFieldDecoder": decoders.SLatRadianceFieldDecoder,
         "SLatMeshDecoder": decoders.SLatMeshDecoder,
     }
     if name == "GridDiT":

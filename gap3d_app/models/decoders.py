@@ -1,4 +1,4 @@
-"""Decoders of the structured latent: Gaussians and mesh features (trellis.md sections 6.2 and 6.4)."""
+"""Decoders of the structured latent: Gaussians, radiance field, mesh features (trellis.md sections 6.2 to 6.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.norms import SparseGroupNorm32
 from gap3d_app.sparse.resample import subdivide_conv, subdivided_sites
 from gap3d_app.sparse.tensor import SparseTensor
-from gap3d_app.values import Gaussians
+from gap3d_app.values import Gaussians, RadianceField
 
 GAUSSIAN_FIELDS = (("_xyz", 3), ("_features_dc", 3), ("_scaling", 3), ("_rotation", 4), ("_opacity", 1))
 """Order of the output channels and values per Gaussian; each field holds all Gaussians of a voxel."""
@@ -29,6 +29,9 @@ GAUSSIAN_DEFAULTS = {
     "scaling_activation": "softplus",
 }
 """Values of the released Gaussian decoder; `representation_config` overrides them."""
+
+RADIANCE_DEFAULTS = {"rank": 16, "dim": 8}
+"""Values of the released radiance-field decoder; `representation_config` overrides them."""
 
 
 class SLatGaussianDecoder(SparseTransformerBase):
@@ -96,6 +99,42 @@ def _radical_inverse(index: int, base: int) -> float:
         value += digit * weight
         weight /= base
     return value
+
+
+class SLatRadianceFieldDecoder(SparseTransformerBase):
+    """Latent [T, latent_channels] -> tri-vector channels [T, R (3 D + 1 + 3)] (section 6.3).
+
+    `representation_config` gives the rank R and the length D of a vector.
+    """
+
+    def __init__(self, config: SLatVaeConfig) -> None:
+        super().__init__(config, config.latent_channels)
+        representation = {**RADIANCE_DEFAULTS, **config.representation_config}
+        self.rank, self.dim = representation["rank"], representation["dim"]
+        self.out_layer = nn.Linear(config.model_channels, sum(self._sizes))
+        nn.init.zeros_(self.out_layer.weight)
+        nn.init.zeros_(self.out_layer.bias)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        """Channels of the vectors, of the densities and of the colours."""
+        return self.rank * 3 * self.dim, self.rank, self.rank * 3
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Raw output channels, in the dtype of `x`."""
+        return self.head(self.trunk(x), x.dtype)
+
+    def to_representation(self, decoded: SparseTensor) -> list[RadianceField]:
+        """Split the output channels of `forward` into one `RadianceField` per batch element."""
+        trivec, density, color = decoded.feats.split(self._sizes, dim=1)
+        trivec = trivec.reshape(-1, self.rank, 3, self.dim) + 1
+        color = color.reshape(-1, self.rank, 1, 3)
+        return [
+            RadianceField(
+                decoded.coords[rows, 1:], trivec[rows], density[rows], color[rows], self.config.resolution
+            )
+            for rows in decoded.layout
+        ]
 
 
 class SparseSubdivideBlock3d(nn.Module):

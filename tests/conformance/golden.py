@@ -60,18 +60,16 @@ class Row:
         error: largest absolute error; NaN or infinity never pass.
         tolerance: largest allowed error.
         note: what else there is to say.
-        covered: False for what this issue leaves to a later one; such rows do not fail.
     """
 
     name: str
     error: float
     tolerance: float
     note: str = ""
-    covered: bool = True
 
     @property
     def passed(self) -> bool:
-        return not self.covered or self.error <= self.tolerance
+        return self.error <= self.tolerance
 
     @property
     def badness(self) -> float:
@@ -123,7 +121,7 @@ def compare_all(golden: Golden, got: dict[str, Tensor], tolerances: dict[str, fl
 
 def worst(rows: list[Row]) -> Row:
     """The row that is nearest to failing, or fails most."""
-    return max(rows, key=lambda row: (not row.passed, row.badness if row.covered else -1.0))
+    return max(rows, key=lambda row: (not row.passed, row.badness))
 
 
 def golden_files(folders: list[Path]) -> list[Path]:

@@ -24,6 +24,7 @@ PARAMETERS = {
     "slat_flow_txt_dit_XL_64l8p2_fp16": 1_073_414_408,
     "slat_enc_swin8_B_64l8_fp16": 85_817_104,
     "slat_dec_gs_swin8_B_64l8gs32_fp16": 85_369_024,
+    "slat_dec_rf_swin8_B_64l8r16_fp16": 85_369_024,
     "slat_dec_mesh_swin8_B_64l8m256c_fp16": 90_926_693,
 }
 """Learned values of every network, from the specification."""
