@@ -20,7 +20,7 @@ from gap3d_app.hub import read_pipeline
 from train.data.procedural.categories import CATEGORIES
 from train.eval.curves import StageLog, draw_curves, read_log
 from train.eval.report import Figure
-from train.mini import GROUPS
+from train.mini import STAGES
 
 SHEETS = {
     "text": ("samples.jpg", "Text to 3D: the first held-out prompts of the evaluation, one seed each, not chosen."),
@@ -94,9 +94,11 @@ def stage_table(logs: list[StageLog]) -> str:
 
 
 def wall_minutes(logs: list[StageLog]) -> float:
-    """Minutes when the stages of a group run side by side: the longest of each group."""
-    minutes = {log.name: log.minutes for log in logs}
-    return sum(max((minutes.get(stage, 0.0) for stage in group), default=0.0) for group in GROUPS.values())
+    """Minutes when every stage starts as soon as those that it reads are done."""
+    minutes, end = {log.name: log.minutes for log in logs}, {}
+    for stage, plan in STAGES.items():  # what a stage needs comes before it
+        end[stage] = max((end[need] for need in plan.needs), default=0.0) + minutes.get(stage, 0.0)
+    return max(end.values())
 
 
 def figure_table(figures: dict[str, dict[str, Any]]) -> str:
@@ -194,8 +196,8 @@ error), the judge in float16, biases and norms in float32.
 
 ## Training
 
-{args.hardware}. Stages of one group share the device, so their minutes overlap: all of them together took
-{wall_minutes(logs):.0f} minutes of wall time, data not counted. `train/README.md` has the commands.
+{args.hardware}. Stages run side by side where they can: the longest chain took {wall_minutes(logs):.0f} minutes of wall
+time, data not counted. `train/README.md` has the commands.
 
 {stage_table(logs)}
 
@@ -225,11 +227,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights/gap3d-mini"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs with their log.jsonl")
     parser.add_argument("--hardware", default="One NVIDIA H200", help="what the stages were trained on")
-    parser.add_argument("--count", type=int, default=12000, help="single assets of the training set")
-    parser.add_argument("--edits", type=int, default=3000, help="edit pairs of the training set")
+    parser.add_argument("--count", type=int, default=14000, help="single assets of the training set")
+    parser.add_argument("--edits", type=int, default=3500, help="edit pairs of the training set")
     args = parser.parse_args()
-    stages = [stage for group in GROUPS.values() for stage in group]
-    paths = [args.runs / stage / "log.jsonl" for stage in stages]
+    paths = [args.runs / stage / "log.jsonl" for stage in STAGES]
     logs = [read_log(path) for path in paths if path.is_file()]
     draw_curves(logs, args.weights / "curves.png")
     report = json.loads((args.eval / "eval.json").read_text())
