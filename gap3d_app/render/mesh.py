@@ -71,7 +71,7 @@ def rasterize(
             bary=vertices.new_zeros(views, size, size, 3, dtype=torch.float32),
             depth=vertices.new_zeros(views, size, size, dtype=torch.float32),
         )
-    for first, last in _passes(setup.count, FRAGMENTS_PER_PASS[device.type]):
+    for first, last in passes(setup.count, FRAGMENTS_PER_PASS[device.type]):
         _splat(setup, first, last, best, size)
     return _resolve(setup, best, views, size)
 
@@ -138,8 +138,8 @@ def _setup_triangles(
     )
 
 
-def _passes(count: Tensor, limit: int) -> list[tuple[int, int]]:
-    """Ranges of triangles whose boxes hold at most `limit` pixels together (or one triangle alone)."""
+def passes(count: Tensor, limit: int) -> list[tuple[int, int]]:
+    """Ranges of things [N] that count at most `limit` together (or one thing alone); `count` is not negative."""
     total = count.cumsum(0)
     if int(total[-1]) <= limit:
         return [(0, count.shape[0])]
