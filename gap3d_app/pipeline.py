@@ -8,38 +8,30 @@ events. Sources: gap3d.md sections 1, 5 and 6; trellis.md section 1.
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from gap3d_app import __version__, hub
+from gap3d_app import hub, stages
 from gap3d_app.asset import Asset
 from gap3d_app.errors import Cancelled, GenerationError, WeightsError
-from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.checkpoint import load_model
-from gap3d_app.prompt import Prompt, preprocess_image
+from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
+from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import PRESETS, Settings
-from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from gap3d_app.background import CutOut
+from gap3d_app.stages import Run, Steps
 
 STAGES = ("prompt", "grid", "structure", "slat", "decode", "mesh", "asset")
 """Names of the stages in the order in which they run."""
 
-STRUCTURE_TRIES = 3
-"""Seeds that are tried before an empty structure is reported."""
+BATCHES = {"cuda": {"structure": 100, "slat": 20, "mesh": 10}}
+SMALL_BATCHES = {"structure": 8, "slat": 2, "mesh": 1}
 
 _MODEL_LOCK = threading.Lock()  # one run at a time in a process, whatever door it came through
 
@@ -72,24 +64,6 @@ class StageEvent:
         return self.step == self.of
 
 
-@dataclass
-class _Run:
-    """What one run has made so far; every stage reads what it needs and adds its own."""
-
-    prompt: Prompt
-    settings: Settings
-    condition: Tensor | None = None
-    picture: Image | None = None
-    grid: TokenGrid | None = None
-    occupancy: Occupancy | None = None
-    tries: int = 0
-    slat: SLat | None = None
-    gaussians: Gaussians | None = None
-    surface: Any = None
-    mesh: Mesh | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
 class Gap3DPipeline:
     """The models of one weights folder and the way through them.
 
@@ -99,6 +73,7 @@ class Gap3DPipeline:
         weights_hash: sha256 (hex) of the weights' manifest, which names every file's sha256.
         device: where the models are.
         dtype: floating-point type of the large matrix products.
+        batches: runs that the networks take at once, per stage.
     """
 
     def __init__(
@@ -107,6 +82,7 @@ class Gap3DPipeline:
         self.name, self.folder, self.args, self.weights_hash = folder.resolve().name, folder, args, weights_hash
         self.device, self.dtype = device, dtype
         self.presets = _presets(args)
+        self.batches = BATCHES.get(device.type, SMALL_BATCHES)
         self._parts: dict[str, nn.Module] = {}
 
     @classmethod
@@ -142,206 +118,128 @@ class Gap3DPipeline:
         return Settings.validated(self.presets, **raw)
 
     def stages(
-        self,
-        prompt: str | None = None,
-        image: str | Path | bytes | Image | CutOut | None = None,
-        settings: Settings | None = None,
-        cancel: Cancel = None,
-    ) -> Iterator[StageEvent]:
+        self, prompt: str | Prompt | None = None, image: Any = None, settings: Settings | None = None,
+        cancel: Cancel = None, **more: Any,
+    ) -> Iterator[StageEvent]:  # fmt: skip
         """Run a prompt and yield an event after every step.
 
         One run at a time uses the models of a process: a second caller waits for the first before its first
         event. Closing the generator (or leaving a for loop over it) ends the run and frees the models.
 
         Args:
-            prompt: what to make, in words; empty or None with an image means the image alone.
-            image: a picture (path, encoded bytes, PIL image), or a CutOut that was shown before.
+            prompt: what to make, in words; empty or None with an image means the image alone. Or a whole Prompt.
+            image: a picture (path, encoded bytes, PIL image), a CutOut that was shown before, or a list of
+                those that show one object from several sides.
             settings: from `settings(...)`; None means the standard preset with seed 0.
             cancel: an event, or a function that returns True, to stop the run; asked after every step.
+            **more: further arguments of `Prompt.read`: multi_image, exact_preprocessing, mesh.
 
         Raises:
             InputError: nothing to work from, a prompt too long, a picture that cannot be used.
             GenerationError: the structure came out empty for three seeds in a row.
             Cancelled: `cancel` said so.
         """
-        settings = settings or self.settings()
-        run = _Run(Prompt.read(prompt, image), settings)
+        if not isinstance(prompt, Prompt):
+            prompt = Prompt.read(prompt, image, **more)
+        run = Run(prompt, settings or self.settings())
         while not _MODEL_LOCK.acquire(timeout=0.1):
             _stop_if(cancel)
         try:
             for stage in STAGES:
                 start = time.perf_counter()
-                for step, of, preview in getattr(self, f"_{stage}")(run):
+                for step, of in self._steps(stage, [run]):
                     seconds = run.seconds[stage] = time.perf_counter() - start
+                    if run.failure:
+                        raise run.failure
                     _stop_if(cancel)
-                    yield StageEvent(stage, step, of, seconds, preview)
+                    yield StageEvent(stage, step, of, seconds, self._made(run, stage) if step == of else None)
                     _stop_if(cancel)
         finally:
             _MODEL_LOCK.release()
 
     def __call__(
-        self, prompt: str | None = None, image: Any = None, settings: Settings | None = None, **raw: Any
+        self, prompt: str | Prompt | None = None, image: Any = None, settings: Settings | None = None, **raw: Any
     ) -> Asset:
         """Run all stages; `pipe(prompt="a red chair", seed=3, preset="fast")`.
 
         Args:
             prompt, image, settings: as for `stages`.
-            **raw: single settings by name, checked; not together with settings.
+            **raw: single settings by name, checked, not together with settings; and `Prompt.read`'s multi_image,
+                exact_preprocessing, mesh.
         """
-        if settings is not None and raw:
-            raise TypeError("give settings or single settings by name, not both")
-        for event in self.stages(prompt, image, settings or self.settings(**raw)):
+        more = {name: raw.pop(name) for name in PROMPT_OPTIONS if name in raw}
+        for event in self.stages(prompt, image, self._settings(settings, raw), **more):
             last = event
         return last.preview
 
-    # Every stage is a generator of (finished steps, all steps, preview or None) that fills in the run.
+    def batch(
+        self, prompts: Sequence[str | Prompt], seeds: Sequence[int] | None = None, settings: Settings | None = None,
+        **raw: Any,
+    ) -> list[Asset | GenerationError]:  # fmt: skip
+        """Make many assets, the networks taking many prompts at once.
 
-    @torch.no_grad()
-    def _prompt(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        if run.prompt.picture is not None:
-            # Both readers see the object as TRELLIS crops it: centred, on black, at the encoder's size.
-            size = self._part("image_encoder").config.image_size
-            run.picture = preprocess_image(run.prompt.picture.rgba, size)
-        if run.prompt.text and not (run.picture is not None and run.settings.blend == 1.0):
-            pictures = None if run.picture is None else [run.picture]
-            run.condition = self._part("prompt_encoder")([run.prompt.text], pictures).float()
-        yield 1, 1, None
+        Args:
+            prompts: words, or whole `Prompt`s.
+            seeds: one for each prompt; None gives all of them the seed of the settings.
+            settings, **raw: as for a call, shared by all.
 
-    @torch.no_grad()
-    def _grid(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler, sample_grid
-        from gap3d_app.models.token_grid import pack_grid
+        Returns:
+            What the calls with the single prompts and seeds would give, up to the rounding of batched sums; in
+            place of an asset that could not be made, the error that the call would raise.
+        """
+        common = self._settings(settings, raw)
+        seeds = [common.seed] * len(prompts) if seeds is None else seeds
+        specs = Settings.specs()
+        runs = [
+            Run(prompt if isinstance(prompt, Prompt) else Prompt.read(prompt),
+                replace(common, seed=specs["seed"].check(seed)))
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]  # fmt: skip
+        with _MODEL_LOCK:
+            return [run.failure or self._made(run, "asset") for run in self._through(runs)]
 
-        of_picture = None if run.picture is None else self._encode_picture(run.picture)
-        if run.condition is None:
-            run.grid = of_picture
-            yield 1, 1, run.grid
-            return
-        dit = self._part("grid_dit")
-        params = self._sampler_params("grid_sampler", "steps", "guidance_scale")
-        sampler = grid_sampler(run.settings.grid_steps, run.settings.grid_guidance, **params)
-        noise = draw_grid_noise(dit.config, stage_generator(run.settings.seed, "grid"), device=self.device)
-        side, count = dit.config.input_size, sampler.steps
-        for event in sample_grid(dit, run.condition, noise, sampler):
-            if event.step < count:
-                yield event.step, count, None
-        run.grid = TokenGrid(pack_grid(*event.state), side, side)
-        if of_picture is not None and run.settings.blend > 0:
-            run.grid = blend_grids(run.grid, of_picture, run.settings.blend)
-        _require_finite(run.grid.tokens, "token grid")
-        yield count, count, run.grid
+    def _through(self, runs: list[Run]) -> Iterator[Run]:
+        """All stages up to the mesh, for many runs with equal settings but for the seed; each when it is done."""
+        for chunk in _chunks(runs, self.batches["structure"]):
+            for stage in ("prompt", "grid", "structure"):
+                self._run_stage(stage, chunk)
+            for part in _chunks(chunk, self.batches["slat"]):
+                self._run_stage("slat", part)
+                for few in _chunks(part, self.batches["mesh"]):
+                    self._run_stage("decode", few)
+                    self._run_stage("mesh", few)
+                    yield from few
 
-    @torch.no_grad()
-    def _structure(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        flow, decoder = self._part("structure_flow"), self._part("structure_decoder")
-        sampler = FlowSampler(
-            steps=run.settings.structure_steps, cfg_strength=run.settings.structure_guidance,
-            **self._sampler_params("structure_sampler", "steps", "cfg_strength"),
-        )
-        shape = (1, flow.config.in_channels, *[flow.config.resolution] * 3)
-        cond, count = run.grid.tokens, sampler.steps
-        for run.tries in range(1, STRUCTURE_TRIES + 1):
-            generator = stage_generator(run.settings.seed + run.tries - 1, "structure")
-            noise = torch.randn(shape, generator=generator).to(self.device)
-            for event in sampler.run(flow, noise, cond, torch.zeros_like(cond)):
-                if event.step < count:
-                    yield event.step, count, None
-            logits = decoder(event.state)
-            _require_finite(logits, "structure")
-            coords = torch.argwhere(logits[:, 0] > 0).int()
-            if len(coords):
-                run.occupancy = Occupancy(coords, logits.shape[-1])
-                yield count, count, run.occupancy
-                return
-        raise GenerationError(
-            f"The structure came out empty for {STRUCTURE_TRIES} seeds, {run.settings.seed} and the next; try "
-            "another seed or other words."
-        )
+    def _run_stage(self, stage: str, runs: list[Run]) -> None:
+        alive, start = [run for run in runs if run.failure is None], time.perf_counter()
+        for _ in self._steps(stage, alive):
+            pass
+        for run in alive:
+            run.seconds[stage] = (time.perf_counter() - start) / len(alive)
 
-    @torch.no_grad()
-    def _slat(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        from gap3d_app.sparse.tensor import SparseTensor
+    def _steps(self, stage: str, runs: list[Run]) -> Steps:
+        return iter([(1, 1)]) if stage == "asset" else getattr(stages, f"{stage}_stage")(self, runs)
 
-        flow = self._part("slat_flow")
-        sampler = FlowSampler(
-            steps=run.settings.slat_steps, cfg_strength=run.settings.slat_guidance,
-            **self._sampler_params("slat_sampler", "steps", "cfg_strength"),
-        )
-        shape = (len(run.occupancy), flow.config.in_channels)
-        noise = torch.randn(shape, generator=stage_generator(run.settings.seed, "slat")).to(self.device)
-        cond, count = run.grid.tokens, sampler.steps
-        state = SparseTensor(noise, run.occupancy.coords)
-        for event in sampler.run(flow, state, cond, torch.zeros_like(cond)):
-            if event.step < count:
-                yield event.step, count, None
-        normalization = self.args["slat_normalization"]
-        std, mean = (event.state.feats.new_tensor(normalization[key]) for key in ("std", "mean"))
-        feats = event.state.feats * std + mean
-        _require_finite(feats, "structured latent")
-        run.slat = SLat(event.state.replace(feats), run.occupancy.resolution)
-        yield count, count, run.slat
+    def _made(self, run: Run, stage: str) -> Any:
+        """What a stage's last event carries."""
+        if stage == "asset":
+            recipe = write_recipe(run, {"name": self.name, "manifest_sha256": self.weights_hash}, self.dtype)
+            warnings = [cut.warning for cut in run.prompt.pictures if cut.warning]
+            values = (run.mesh, run.gaussians, run.occupancy, run.slat, run.grid)
+            return Asset(*values, recipe, run.seconds, warnings)
+        made = dict(grid=run.grid, structure=run.occupancy, slat=run.slat, decode=run.gaussians, mesh=run.mesh)
+        return made.get(stage)
 
-    @torch.no_grad()
-    def _decode(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        run.surface = self._part("slat_decoder_mesh")(run.slat.tensor)
-        yield 1, 2, None
-        if "ply" in run.settings.formats:
-            decoder = self._part("slat_decoder_gs")
-            run.gaussians = decoder.to_representation(decoder(run.slat.tensor))[0]
-        yield 2, 2, run.gaussians
+    def _settings(self, settings: Settings | None, raw: dict[str, Any]) -> Settings:
+        if settings is not None and raw:
+            raise TypeError("give settings or single settings by name, not both")
+        return settings or self.settings(**raw)
 
-    @torch.no_grad()
-    def _mesh(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        from gap3d_app.geometry.flexicubes import extract
-
-        surface, resolution = run.surface, self._part("slat_decoder_mesh").out_resolution
-        _require_finite(surface.feats, "surface")
-        result = extract(surface.coords[:, 1:], surface.feats, resolution, solid=True)
-        run.surface, run.mesh = None, result.to_mesh()
-        if run.mesh.is_empty:
-            raise GenerationError("The surface came out empty; try another seed or other words.")
-        yield 1, 1, run.mesh
-
-    def _asset(self, run: _Run) -> Iterator[tuple[int, int, Any]]:
-        cut = run.prompt.picture
-        asset = Asset(run.mesh, run.gaussians, run.occupancy, run.slat, run.grid, self._recipe(run), run.seconds)
-        if cut is not None and cut.warning:
-            asset.warnings.append(cut.warning)
-        yield 1, 1, asset
-
-    def _recipe(self, run: _Run) -> dict[str, Any]:
-        settings = run.settings.as_dict()
-        del settings["formats"]  # which files are written does not change what is in them
-        cut = run.prompt.picture
-        return {
-            "prompt": run.prompt.text,
-            "image": None if cut is None else {"sha256": cut.sha256, "background": cut.method},
-            "settings": settings,
-            "structure_seed": run.settings.seed + run.tries - 1,
-            "weights": {"name": self.name, "manifest_sha256": self.weights_hash},
-            "versions": {
-                "gap3d_app": __version__, "torch": torch.__version__, "python": platform.python_version(),
-            },
-            "device": self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
-
-    def _encode_picture(self, picture: Image) -> TokenGrid:
-        from gap3d_app.models.pictures import square_picture
-
-        encoder = self._part("image_encoder")
-        tokens = encoder.encode(square_picture(picture, encoder.config.image_size)[None].to(self.device))
-        side = encoder.config.image_size // encoder.config.patch_size
-        return TokenGrid(tokens.float(), side, side)
-
-    def _sampler_params(self, name: str, *from_settings: str) -> dict[str, Any]:
-        """A sampler's further arguments from pipeline.json (TRELLIS's layout: args, and params of a run)."""
-        entry = self.args.get(name, {})
-        merged = {**entry.get("args", {}), **entry.get("params", {})}
-        return {key: value for key, value in merged.items() if key not in from_settings}
+    def part(self, name: str) -> nn.Module:
+        """A network by its role, loaded on first use."""
+        return self._part(name)
 
     def _part(self, name: str) -> nn.Module:
-        """A network by its role, loaded on first use."""
         if name not in self._parts:
             if name not in self.args["models"]:
                 raise WeightsError(f"The weights {self.name!r} have no {name}; use other weights.")
@@ -355,26 +253,6 @@ class Gap3DPipeline:
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
             self._parts[name] = model.requires_grad_(False)
         return self._parts[name]
-
-
-def blend_grids(text: TokenGrid, image: TokenGrid, weight: float) -> TokenGrid:
-    """The line from the grid of the words (weight 0) to that of the picture (weight 1), layer-normalised.
-
-    A mean of unit-variance tokens is shorter than they are, so every token is normalised again (gap3d.md 0.2).
-    """
-    if text.tokens.shape != image.tokens.shape:
-        raise WeightsError(
-            f"The image encoder gives tokens {tuple(image.tokens.shape)}, the grid transformer "
-            f"{tuple(text.tokens.shape)}; these weights cannot blend."
-        )
-    mixed = torch.lerp(text.tokens, image.tokens, weight)
-    return TokenGrid(F.layer_norm(mixed, mixed.shape[-1:], eps=1e-5), text.height, text.width)
-
-
-def stage_generator(seed: int, stage: str) -> torch.Generator:
-    """A CPU generator of a stage's own, so that a change in one stage leaves the noise of the others alone."""
-    digest = hashlib.sha256(f"{seed}/{stage}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _presets(args: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -402,9 +280,8 @@ def _fast_dtype(device: torch.device, dtype: Any) -> torch.dtype:
     return torch.float32
 
 
-def _require_finite(values: Tensor, what: str) -> None:
-    if not torch.isfinite(values).all():
-        raise GenerationError(f"The {what} came out with values that are not finite; try lower guidance.")
+def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _stop_if(cancel: Cancel) -> None:

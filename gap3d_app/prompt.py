@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gap3d_app.background import OPAQUE, CutOut, cut_out
 from gap3d_app.errors import InputError
+from gap3d_app.values import Mesh
 
 MAX_CHARACTERS = 2000
 MAX_PIXELS = 24_000_000
@@ -27,38 +28,68 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _KEPT_FORMAT_CHARACTERS = "\u200c\u200d"  # joiners carry meaning in several scripts and in emoji
 
 
+MULTI_IMAGE = ("stochastic", "multidiffusion")
+MAX_PICTURES = 16
+PROMPT_OPTIONS = ("multi_image", "exact_preprocessing", "mesh")
+"""Arguments of `Prompt.read` that a call of the pipeline passes on."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A checked request: text, a cut-out picture, or both.
+    """A checked request: text, cut-out pictures, or both; and perhaps a shape to keep.
 
     Attributes:
         text: cleaned text, "" when there is none.
-        picture: the cut-out picture, or None.
+        pictures: the cut-out pictures of one object.
+        multi_image: how the flows follow several pictures: "stochastic" (one after the other, step by step) or
+            "multidiffusion" (the mean of what they predict for each), trellis.md section 1.8.
+        mesh: shape whose voxels are kept, so that only surface and colours are new (trellis.md section 1.9), or
+            None.
     """
 
     text: str = ""
-    picture: CutOut | None = None
+    pictures: tuple[CutOut, ...] = ()
+    multi_image: str = "stochastic"
+    mesh: Mesh | None = None
+
+    @property
+    def picture(self) -> CutOut | None:
+        """The first picture, or None."""
+        return self.pictures[0] if self.pictures else None
 
     @classmethod
-    def read(cls, text: str | None, image: Any = None, method: str = "auto") -> Prompt:
+    def read(
+        cls, text: str | None, image: Any = None, method: str = "auto", *, multi_image: str = "stochastic",
+        exact_preprocessing: bool = False, mesh: Mesh | None = None,
+    ) -> Prompt:  # fmt: skip
         """Check and clean a request.
 
         Args:
             text: what to make, at most 2,000 characters; None or blank means no text.
-            image: path, encoded bytes, PIL image, CutOut, or None.
+            image: path, encoded bytes, PIL image, CutOut, a list of up to 16 of those, or None.
             method: background removal, see `background.cut_out`.
+            multi_image, mesh: see the attributes.
+            exact_preprocessing: do with pictures exactly what TRELLIS does, see `background.cut_out`.
 
         Raises:
             InputError: nothing to work from, or something over a limit.
         """
         cleaned = clean_text(text)
-        if image is None:
-            if not cleaned:
-                raise InputError("There is nothing to work from: give a prompt, a picture, or both.")
-            return cls(cleaned)
-        if not isinstance(image, CutOut):
-            image = cut_out(open_image(image), method)
-        return cls(cleaned, image)
+        if multi_image not in MULTI_IMAGE:
+            raise InputError(f"The way to use several pictures is {multi_image!r}; it must be one of "
+                             f"{', '.join(MULTI_IMAGE)}.")
+        images = list(image) if isinstance(image, list | tuple) else [] if image is None else [image]
+        if len(images) > MAX_PICTURES:
+            raise InputError(f"There are {len(images)} pictures; the limit is {MAX_PICTURES}, so leave some out.")
+        if not images and not cleaned:
+            raise InputError("There is nothing to work from: give a prompt, a picture, or both.")
+
+        def cut(one: Any) -> CutOut:
+            if isinstance(one, CutOut):
+                return one
+            return cut_out(open_image(one, exact_preprocessing), method, exact_preprocessing)
+
+        return cls(cleaned, tuple(cut(one) for one in images), multi_image, mesh)
 
 
 def clean_text(text: str | None) -> str:
@@ -85,11 +116,12 @@ def clean_text(text: str | None) -> str:
     return " ".join("".join(kept).split())
 
 
-def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
+def open_image(source: str | Path | bytes | Image.Image, exact: bool = False) -> Image.Image:
     """Open a picture as 8-bit RGB or RGBA, upright.
 
     Size, format and number of frames are checked before any pixel is decoded. 16-bit, grey, palette and CMYK
-    pictures are converted, the EXIF orientation is applied, sides over 2,048 pixels are reduced.
+    pictures are converted, the EXIF orientation is applied, sides over 2,048 pixels are reduced. With `exact` they
+    are not, and transparency counts in RGBA pictures only (trellis.md section 1.1).
 
     Raises:
         InputError: not a PNG, JPEG or WebP picture, damaged, animated, over 24 megapixels, or under 16 pixels
@@ -97,7 +129,7 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         _check_size(source.size)
-        return _upright_8bit(source)
+        return _upright_8bit(source, exact)
     if isinstance(source, str | Path):
         path = Path(source)
         name = f"The picture {path.name!r}"
@@ -125,7 +157,7 @@ def open_image(source: str | Path | bytes | Image.Image) -> Image.Image:
             if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
                 raise InputError(f"{name} is animated ({image.n_frames} frames); save one frame of it.")
             image.load()
-            return _upright_8bit(image)
+            return _upright_8bit(image, exact)
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -154,7 +186,7 @@ def _check_size(size: tuple[int, int]) -> None:
         )
 
 
-def _upright_8bit(image: Image.Image) -> Image.Image:
+def _upright_8bit(image: Image.Image, exact: bool) -> Image.Image:
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about the pixels
@@ -168,10 +200,12 @@ def _upright_8bit(image: Image.Image) -> Image.Image:
             values = values / 257.0
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     has_alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    if exact:
+        has_alpha = image.mode == "RGBA"
     image = image.convert("RGBA" if has_alpha else "RGB")
     if has_alpha and image.getextrema()[3] == (255, 255):
         image = image.convert("RGB")
-    if max(image.size) > MAX_SIDE:
+    if max(image.size) > MAX_SIDE and not exact:
         image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     image.info = {}
     return image

@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from gap3d_app import hub, pipeline
+from gap3d_app import hub, pipeline, stages
 from gap3d_app.errors import Cancelled, GenerationError, InputError, OutputError, WeightsError
 from gap3d_app.flow.sampler import FlowSampler
-from gap3d_app.pipeline import STAGES, Gap3DPipeline, blend_grids, stage_generator
+from gap3d_app.pipeline import STAGES, Gap3DPipeline
+from gap3d_app.prompt import Prompt
+from gap3d_app.stages import blend_grids, stage_generator
 from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
 
 FAST = dict(preset="fast")
@@ -228,3 +230,60 @@ def test_presets_come_from_the_weights(tiny_pipeline):
     assert tiny_pipeline.settings().grid_steps == 6 and tiny_pipeline.settings(preset="fast").grid_steps == 3
     assert tiny_pipeline.settings(preset="fast", grid_steps=9).grid_steps == 9
     assert tiny_pipeline.settings().structure_guidance == 5.0
+
+
+def test_a_batch_repeats_the_single_runs(tiny_pipeline, picture):
+    """Words, pictures and several pictures together, every one with a seed of its own; a failure stays its own."""
+    prompts = ["a chair", Prompt.read("", picture), Prompt.read("a boat", [picture, turned(picture)]), "a red lamp"]
+    made = tiny_pipeline.batch(prompts, seeds=[3, 4, 5, 6], **FAST)
+    for prompt, seed, asset in zip(prompts, (3, 4, 5, 6), made, strict=True):
+        alone = tiny_pipeline(prompt, seed=seed, **FAST)
+        assert asset.recipe == alone.recipe and asset.seconds.keys() == alone.seconds.keys() - {"asset"}
+        assert torch.equal(asset.occupancy.coords, alone.occupancy.coords)
+        assert torch.allclose(asset.slat.feats, alone.slat.feats, atol=1e-3)
+        assert torch.allclose(asset.mesh.vertices, alone.mesh.vertices, atol=1e-3)
+        assert torch.allclose(asset.gaussians.xyz, alone.gaussians.xyz, atol=1e-3)
+    assert not pipeline._MODEL_LOCK.locked()
+    with pytest.raises(InputError, match="seed is -1"):
+        tiny_pipeline.batch(["a chair"], seeds=[-1])
+
+
+def test_one_failure_of_a_batch_leaves_the_others(tiny_pipeline, monkeypatch):
+    sample = stages._sample_latents
+
+    def break_first(networks, runs):
+        yield from sample(networks, runs)
+        if runs[0].settings.seed == 1:
+            runs[0].failure = GenerationError("broken")
+
+    monkeypatch.setattr(stages, "_sample_latents", break_first)
+    first, second = tiny_pipeline.batch(["a chair", "a boat"], seeds=[1, 2], **FAST)
+    assert isinstance(first, GenerationError) and len(second.mesh.faces)
+
+
+def turned(picture: Image.Image) -> Image.Image:
+    return picture.transpose(Image.Transpose.ROTATE_90)
+
+
+@pytest.mark.parametrize("words", ["", "make it blue"])
+def test_several_pictures(tiny_pipeline, picture, monkeypatch, words):
+    """Both published modes reach both flows; the grids are those of the single pictures."""
+    seen, run = [], FlowSampler.run
+
+    def spy(self, model, noise, cond, uncond):
+        seen.append((self.multi_cond, len(cond), len(uncond)))
+        return run(self, model, noise, cond, uncond)
+
+    pictures = [picture, turned(picture)]
+    single = [tiny_pipeline(words, one, **FAST).grid.tokens for one in pictures]
+    monkeypatch.setattr(FlowSampler, "run", spy)
+    made = [tiny_pipeline(words, pictures, multi_image=mode, **FAST) for mode in ("stochastic", "multidiffusion")]
+    for asset, mode in zip(made, ("stochastic", "multidiffusion"), strict=True):
+        assert torch.allclose(asset.grid.tokens, torch.cat(single), atol=1e-4)
+        assert [item for item in seen if item[0] == mode] == 2 * [(mode, 2, 1)]
+        assert asset.recipe["multi_image"] == mode and len(asset.recipe["image"]) == 2
+    assert not torch.equal(made[0].slat.feats[:4], made[1].slat.feats[:4])
+    with pytest.raises(InputError, match="one of stochastic, multidiffusion"):
+        tiny_pipeline("", pictures, multi_image="all", **FAST)
+    with pytest.raises(InputError, match="17 pictures; the limit is 16"):
+        tiny_pipeline("", 17 * [picture], **FAST)

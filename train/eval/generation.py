@@ -20,7 +20,7 @@ def grid_cosine(s: Session) -> list[Figure]:
     encoder, dit = s.pipe.part("image_encoder"), s.pipe.part("grid_dit")
     side, size = dit.config.input_size, encoder.config.image_size
     metrics, cosines, rows = AlignmentMetrics(), [], []
-    batch = s.pipe.batches["grid"]
+    batch = s.pipe.batches["structure"]
     for start in s.bar(range(0, s.counts.prompts, batch), "grid alignment"):
         numbers = range(start, min(start + batch, s.counts.prompts))
         prompts = [s.data.prompt(i) for i in numbers]

@@ -1,0 +1,294 @@
+"""The stages of a run, each for one run or for many at once.
+
+A stage is a generator of (finished steps, all steps) that reads what it needs from the runs and adds its own. What
+goes wrong with one run alone is kept in its `failure`, so that the others go on. Row i of a batch gets the noise
+that it would get alone. Sources: gap3d.md sections 1, 5 and 6; trellis.md section 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.errors import GenerationError, WeightsError
+from gap3d_app.flow.sampler import FlowSampler
+from gap3d_app.prompt import Prompt, preprocess_image
+from gap3d_app.settings import Settings
+from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STRUCTURE_TRIES = 3
+"""Seeds that are tried before an empty structure is reported."""
+
+Steps = Iterator[tuple[int, int]]
+
+
+class Networks(Protocol):
+    """What the stages need of a pipeline: networks by their roles, and the "args" of pipeline.json."""
+
+    args: dict[str, Any]
+    device: torch.device
+
+    def part(self, name: str) -> nn.Module: ...
+
+
+@dataclass
+class Run:
+    """What one run has made so far.
+
+    Attributes:
+        prompt, settings: what was asked for.
+        pictures: what the encoders see of the prompt's pictures.
+        condition: [n, L, D] of the prompt encoder, a row per picture (one row without); None without words.
+        grid: [n, N, C] tokens that the flows follow, a row per picture.
+        structure_seed: seed that the structure came from; None for a given shape.
+        surface: cells and features of the mesh decoder, until the mesh is made of them.
+        failure: why this run ended early.
+        seconds: wall time per stage.
+    """
+
+    prompt: Prompt
+    settings: Settings
+    pictures: list[Image] = field(default_factory=list)
+    condition: Tensor | None = None
+    grid: TokenGrid | None = None
+    occupancy: Occupancy | None = None
+    structure_seed: int | None = None
+    slat: SLat | None = None
+    gaussians: Gaussians | None = None
+    surface: Any = None
+    mesh: Mesh | None = None
+    failure: GenerationError | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
+    """Pictures as the encoders see them, and the prompt encoder's latents of prompts with words."""
+    for run in runs:
+        if run.prompt.pictures:
+            # Both readers see the object as TRELLIS crops it: centred, on black, at the encoder's size.
+            size = networks.part("image_encoder").config.image_size
+            run.pictures = [preprocess_image(cut.rgba, size) for cut in run.prompt.pictures]
+    reads = [run for run in runs if run.prompt.text and not (run.pictures and run.settings.blend == 1.0)]
+    for group in _grouped(reads, lambda run: bool(run.pictures)):
+        pictures = [picture for run in group for picture in run.pictures]
+        counts = [max(1, len(run.pictures)) for run in group]
+        texts = [run.prompt.text for run, count in zip(group, counts, strict=True) for _ in range(count)]
+        # A clone, because tensors made in inference mode cannot take part in further work.
+        rows = networks.part("prompt_encoder")(texts, pictures or None).clone().float()
+        for run, part in zip(group, rows.split(counts), strict=True):
+            run.condition = part
+    yield 1, 1
+
+
+@torch.no_grad()
+def grid_stage(networks: Networks, runs: list[Run]) -> Steps:
+    """The token grids: of the words, of the pictures, or between the two."""
+    from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler, sample_grid
+    from gap3d_app.models.token_grid import pack_grid
+
+    for run in runs:
+        if run.pictures:
+            run.grid = encode_pictures(networks, run.pictures)
+    worded, count = [run for run in runs if run.condition is not None], 1
+    if worded:
+        dit, settings = networks.part("grid_dit"), worded[0].settings
+        params = sampler_params(networks.args, "grid_sampler", "steps", "guidance_scale")
+        sampler = grid_sampler(settings.grid_steps, settings.grid_guidance, **params)
+        # The grids of one run's pictures start from the same noise: they should differ by the pictures alone.
+        generators = [stage_generator(run.settings.seed, "grid") for run in worded for _ in run.condition]
+        noise = draw_grid_noise(dit.config, generators, device=networks.device)
+        side, count = dit.config.input_size, sampler.steps
+        for event in sample_grid(dit, torch.cat([run.condition for run in worded]), noise, sampler):
+            if event.step < count:
+                yield event.step, count
+        rows = pack_grid(*event.state).split([len(run.condition) for run in worded])
+        for run, tokens in zip(worded, rows, strict=True):
+            of_words = TokenGrid(tokens, side, side)
+            blend = run.grid is not None and run.settings.blend > 0
+            run.grid = blend_grids(of_words, run.grid, run.settings.blend) if blend else of_words
+            _check_finite(run, run.grid.tokens, "token grid")
+    yield count, count
+
+
+@torch.no_grad()
+def structure_stage(networks: Networks, runs: list[Run]) -> Steps:
+    """The occupied voxels; empty ones are tried again with the next seeds."""
+    count = runs[0].settings.structure_steps if runs else 1
+    for group in _batches(runs):
+        yield from _sample_structures(networks, group)
+    yield count, count
+
+
+def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
+    flow, decoder = networks.part("structure_flow"), networks.part("structure_decoder")
+    sampler, cond = _flow_sampler(networks, "structure", runs[0]), torch.cat([run.grid.tokens for run in runs])
+    shape = (1, flow.config.in_channels, *[flow.config.resolution] * 3)
+    for attempt in range(STRUCTURE_TRIES):
+        rows = [i for i, run in enumerate(runs) if run.occupancy is None and run.failure is None]
+        if not rows:
+            return
+        for i in rows:
+            runs[i].structure_seed = runs[i].settings.seed + attempt
+        noise = [torch.randn(shape, generator=stage_generator(runs[i].structure_seed, "structure")) for i in rows]
+        followed = cond if len(runs) == 1 else cond[rows]
+        state = torch.cat(noise).to(networks.device)
+        for event in sampler.run(flow, state, followed, torch.zeros_like(cond[:1])):
+            if event.step < sampler.steps:
+                yield event.step, sampler.steps
+        for i, logits in zip(rows, decoder(event.state), strict=True):
+            coords = torch.argwhere(logits[0] > 0).int()
+            if _check_finite(runs[i], logits, "structure") and len(coords):
+                runs[i].occupancy = Occupancy(F.pad(coords, (1, 0)), logits.shape[-1])
+    for run in runs:
+        if run.occupancy is None and run.failure is None:
+            run.failure = GenerationError(
+                f"The structure came out empty for {STRUCTURE_TRIES} seeds, {run.settings.seed} and the next; try "
+                "another seed or other words."
+            )
+
+
+@torch.no_grad()
+def slat_stage(networks: Networks, runs: list[Run]) -> Steps:
+    """The structured latents on the occupied voxels."""
+    count = runs[0].settings.slat_steps if runs else 1
+    for group in _batches(runs):
+        yield from _sample_latents(networks, group)
+    yield count, count
+
+
+def _sample_latents(networks: Networks, runs: list[Run]) -> Steps:
+    from gap3d_app.sparse.tensor import SparseTensor
+
+    flow = networks.part("slat_flow")
+    sampler, cond = _flow_sampler(networks, "slat", runs[0]), torch.cat([run.grid.tokens for run in runs])
+    channels, items = flow.config.in_channels, []
+    for run in runs:
+        generator = stage_generator(run.settings.seed, "slat")
+        noise = torch.randn((len(run.occupancy), channels), generator=generator).to(networks.device)
+        items.append(SparseTensor(noise, run.occupancy.coords))
+    for event in sampler.run(flow, _joined(items), cond, torch.zeros_like(cond[:1])):
+        if event.step < sampler.steps:
+            yield event.step, sampler.steps
+    numbers = networks.args["slat_normalization"]
+    std, mean = (event.state.feats.new_tensor(numbers[key]) for key in ("std", "mean"))
+    for run, latent in zip(runs, _parted(event.state.replace(event.state.feats * std + mean)), strict=True):
+        if _check_finite(run, latent.feats, "structured latent"):
+            run.slat = SLat(latent, run.occupancy.resolution)
+
+
+@torch.no_grad()
+def decode_stage(networks: Networks, runs: list[Run]) -> Steps:
+    """What the decoders make of the latents: cells of the surface, and Gaussians where they are asked for."""
+    if runs:
+        surfaces = networks.part("slat_decoder_mesh")(_joined([run.slat.tensor for run in runs]))
+        for run, surface in zip(runs, _parted(surfaces), strict=True):
+            run.surface = surface
+    yield 1, 2
+    asked = [run for run in runs if "ply" in run.settings.formats]
+    if asked:
+        decoder = networks.part("slat_decoder_gs")
+        made = decoder.to_representation(decoder(_joined([run.slat.tensor for run in asked])))
+        for run, gaussians in zip(asked, made, strict=True):
+            run.gaussians = gaussians
+    yield 2, 2
+
+
+@torch.no_grad()
+def mesh_stage(networks: Networks, runs: list[Run]) -> Steps:
+    """The coloured meshes."""
+    from gap3d_app.geometry.flexicubes import extract
+
+    for run in runs:
+        surface, resolution = run.surface, networks.part("slat_decoder_mesh").out_resolution
+        if not _check_finite(run, surface.feats, "surface"):
+            continue
+        result = extract(surface.coords[:, 1:], surface.feats, resolution, solid=True)
+        run.surface, run.mesh = None, result.to_mesh()
+        if run.mesh.is_empty:
+            run.failure = GenerationError("The surface came out empty; try another seed or other words.")
+    yield 1, 1
+
+
+def encode_pictures(networks: Networks, pictures: list[Image]) -> TokenGrid:
+    """The image encoder's grids [n, N, C] of pictures that are already cropped and on black."""
+    from gap3d_app.models.pictures import square_picture
+
+    encoder = networks.part("image_encoder")
+    size, side = encoder.config.image_size, encoder.config.image_size // encoder.config.patch_size
+    batch = torch.stack([square_picture(picture, size) for picture in pictures])
+    return TokenGrid(encoder.encode(batch.to(networks.device)).float(), side, side)
+
+
+def blend_grids(text: TokenGrid, image: TokenGrid, weight: float) -> TokenGrid:
+    """The line from the grid of the words (weight 0) to that of the picture (weight 1), layer-normalised.
+
+    A mean of unit-variance tokens is shorter than they are, so every token is normalised again (gap3d.md 0.2).
+    """
+    if text.tokens.shape != image.tokens.shape:
+        raise WeightsError(
+            f"The image encoder gives tokens {tuple(image.tokens.shape)}, the grid transformer "
+            f"{tuple(text.tokens.shape)}; these weights cannot blend."
+        )
+    mixed = torch.lerp(text.tokens, image.tokens, weight)
+    return TokenGrid(F.layer_norm(mixed, mixed.shape[-1:], eps=1e-5), text.height, text.width)
+
+
+def stage_generator(seed: int, stage: str) -> torch.Generator:
+    """A CPU generator of a stage's own, so that a change in one stage leaves the noise of the others alone."""
+    digest = hashlib.sha256(f"{seed}/{stage}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def sampler_params(args: dict[str, Any], name: str, *from_settings: str) -> dict[str, Any]:
+    """A sampler's further arguments from pipeline.json (TRELLIS's layout: args, and params of a run)."""
+    entry = args.get(name, {})
+    merged = {**entry.get("args", {}), **entry.get("params", {})}
+    return {key: value for key, value in merged.items() if key not in from_settings}
+
+
+def _flow_sampler(networks: Networks, stage: str, run: Run) -> FlowSampler:
+    """The sampler of one of TRELLIS's two flows."""
+    settings = run.settings
+    return FlowSampler(
+        steps=getattr(settings, f"{stage}_steps"), cfg_strength=getattr(settings, f"{stage}_guidance"),
+        multi_cond=run.prompt.multi_image if len(run.grid.tokens) > 1 else None,
+        **sampler_params(networks.args, f"{stage}_sampler", "steps", "cfg_strength"),
+    )  # fmt: skip
+
+
+def _grouped(runs: list[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
+    """Runs with equal keys together, in order of appearance."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return list(groups.values())
+
+
+def _batches(runs: list[Run]) -> list[list[Run]]:
+    """Runs that a flow can take together: several conditions for one sample need a batch of their own."""
+    return _grouped(runs, lambda run: id(run) if len(run.grid.tokens) > 1 else None)
+
+
+def _joined(items: list[Any]) -> Any:
+    """Sparse tensors as one batch; a single one keeps its sites, and with them the maps already made."""
+    return items[0] if len(items) == 1 else items[0].batched(items)
+
+
+def _parted(batch: Any) -> list[Any]:
+    return [batch] if batch.batch_size == 1 else [batch[i] for i in range(batch.batch_size)]
+
+
+def _check_finite(run: Run, values: Tensor, what: str) -> bool:
+    if not torch.isfinite(values).all():
+        run.failure = GenerationError(f"The {what} came out with values that are not finite; try lower guidance.")
+    return run.failure is None
