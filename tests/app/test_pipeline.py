@@ -234,7 +234,7 @@ def test_presets_come_from_the_weights(tiny_pipeline):
 
 def test_a_batch_repeats_the_single_runs(tiny_pipeline, picture):
     """Words, pictures and several pictures together, every one with a seed of its own; a failure stays its own."""
-    prompts = ["a chair", Prompt.read("", picture), Prompt.read("a boat", [picture, turned(picture)]), "a red lamp"]
+    prompts = ["a chair", Prompt.read("", picture), Prompt.read("a boat", [picture, other_side(picture)]), "a red lamp"]
     made = tiny_pipeline.batch(prompts, seeds=[3, 4, 5, 6], **FAST)
     for prompt, seed, asset in zip(prompts, (3, 4, 5, 6), made, strict=True):
         alone = tiny_pipeline(prompt, seed=seed, **FAST)
@@ -261,8 +261,11 @@ def test_one_failure_of_a_batch_leaves_the_others(tiny_pipeline, monkeypatch):
     assert isinstance(first, GenerationError) and len(second.mesh.faces)
 
 
-def turned(picture: Image.Image) -> Image.Image:
-    return picture.transpose(Image.Transpose.ROTATE_90)
+def other_side(picture: Image.Image) -> Image.Image:
+    """The same outline with a blue patch."""
+    picture = picture.copy()
+    picture.paste((20, 20, 250, 255), (20, 30, 40, 40))
+    return picture
 
 
 @pytest.mark.parametrize("words", ["", "make it blue"])
@@ -274,7 +277,7 @@ def test_several_pictures(tiny_pipeline, picture, monkeypatch, words):
         seen.append((self.multi_cond, len(cond), len(uncond)))
         return run(self, model, noise, cond, uncond)
 
-    pictures = [picture, turned(picture)]
+    pictures = [picture, other_side(picture)]
     single = [tiny_pipeline(words, one, **FAST).grid.tokens for one in pictures]
     monkeypatch.setattr(FlowSampler, "run", spy)
     made = [tiny_pipeline(words, pictures, multi_image=mode, **FAST) for mode in ("stochastic", "multidiffusion")]
