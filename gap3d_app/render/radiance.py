@@ -21,6 +21,7 @@ from torch import Tensor
 from ..values import SH_C0, RadianceField
 from .mesh import passes
 
+SHADINGS = ("color", "depth")
 NEAR = 0.2  # object units of camera z; voxels whose centres are nearer are culled
 STEPS_PER_VALUE = 2  # steps along an axis per value of a voxel's vectors
 LARGEST_ALPHA = 0.999  # of one sample
@@ -53,6 +54,7 @@ def render_radiance(
     size: int,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ssaa: int = 1,
+    shading: str = "color",
 ) -> Tensor:
     """Pictures of a radiance field.
 
@@ -61,12 +63,19 @@ def render_radiance(
         size: pixels per side.
         background: rgb behind the object.
         ssaa: march at this multiple of `size` and average (the reference's videos use 4).
+        shading: "color" or "depth" (camera z, object units).
 
     Returns:
         [K, size, size, 4] float32: rgb over the background, and opacity.
+
+    Raises:
+        ValueError: unknown shading.
     """
+    if shading not in SHADINGS:
+        raise ValueError(f"shading must be one of {SHADINGS}, got {shading!r}")
     seen = march(field, extrinsics, intrinsics, size * ssaa)
-    picture = torch.cat([seen.color, seen.alpha[..., None]], dim=-1)
+    depth = (seen.depth * seen.alpha)[..., None].expand(-1, -1, -1, 3)
+    picture = torch.cat([seen.color if shading == "color" else depth, seen.alpha[..., None]], dim=-1)
     picture = F.avg_pool2d(picture.permute(0, 3, 1, 2), ssaa).permute(0, 2, 3, 1)
     rgb = picture[..., :3] + (1 - picture[..., 3:]) * picture.new_tensor(background)
     return torch.cat([rgb, picture[..., 3:]], dim=-1)

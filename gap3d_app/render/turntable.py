@@ -5,23 +5,30 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..errors import OutputError
 from ..geometry.cameras import turntable_cameras
 from ..output import write_atomic
-from ..values import Gaussians, Mesh
+from ..values import SH_C0, Gaussians, Mesh, RadianceField
 from .gaussians import render_gaussians
 from .mesh import render_mesh
+from .radiance import render_radiance
+
+SHADINGS = ("color", "normal", "depth")
+HALF_DIAGONAL = 3**0.5 / 2  # of the unit cube: no asset is nearer or farther than this from the origin
+PALETTE_FRAMES = 16
 
 
 def turntable_frames(
-    asset: Mesh | Gaussians,
+    asset: Mesh | Gaussians | RadianceField,
     count: int = 48,
     size: int = 256,
     pitch: float = 0.3,
@@ -29,21 +36,68 @@ def turntable_frames(
     fov_deg: float = 40.0,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ssaa: int = 2,
+    shading: str = "color",
 ) -> Iterator[np.ndarray]:
     """Yield `count` frames [size, size, 3] uint8 of one turn that starts at the front.
 
-    A generator, so that a caller can show progress and stop between frames. `pitch` in radians, `radius` in
-    object units; `ssaa` applies to meshes.
+    A generator, so that a caller can show progress and stop between frames.
+
+    Args:
+        asset: what to show.
+        count, size: frames, and pixels per side.
+        pitch: of the camera, radians.
+        radius: distance of the camera from the origin, object units.
+        fov_deg: full field of view, degrees.
+        background: rgb behind the asset, 0..1.
+        ssaa: super-sampling of meshes and radiance fields.
+        shading: "color" (meshes are lit); "normal" (meshes only; world-space normals that face the viewer, -1..1
+            mapped to 0..1); "depth" (camera z as grey, from white where the unit cube begins to black where it
+            ends).
+
+    Raises:
+        ValueError: unknown shading, or one that this kind of asset does not have.
     """
+    if shading not in SHADINGS:
+        raise ValueError(f"shading must be one of {SHADINGS}, got {shading!r}")
+    if shading == "normal" and not isinstance(asset, Mesh):
+        raise ValueError(f"{type(asset).__name__} has no normals; show color or depth")
     extrinsics, intrinsics = turntable_cameras(count, pitch, radius, fov_deg)
     for view in range(count):
         camera = (extrinsics[view : view + 1], intrinsics[view : view + 1])
         with torch.no_grad():
-            if isinstance(asset, Mesh):
-                picture = render_mesh(asset, *camera, size, background=background, ssaa=ssaa)
-            else:
-                picture = render_gaussians(asset, *camera, size, background)
+            behind = (0.0, 0.0, 0.0) if shading == "depth" else background
+            picture = _picture(asset, camera, size, behind, ssaa, shading)
+            if shading == "depth":
+                picture = _depth_as_grey(picture, radius, background)
         yield (picture[0, ..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _picture(
+    asset: Mesh | Gaussians | RadianceField,
+    camera: tuple[Tensor, Tensor],
+    size: int,
+    background: tuple[float, float, float],
+    ssaa: int,
+    shading: str,
+) -> Tensor:
+    """[1, size, size, 4] picture of one view; of depth, in front of black: camera z times alpha, and alpha."""
+    if isinstance(asset, Mesh):
+        return render_mesh(asset, *camera, size, "lambert" if shading == "color" else shading, background, ssaa)
+    if isinstance(asset, RadianceField):
+        return render_radiance(asset, *camera, size, background, ssaa, shading)
+    if shading == "depth":  # Gaussians whose colour is the camera z of their centre
+        turn = camera[0][0].to(asset.raw_xyz.device)
+        z = asset.xyz.float() @ turn[2, :3] + turn[2, 3]
+        asset = replace(asset, raw_features_dc=((z - 0.5) / SH_C0)[:, None, None].expand(-1, 1, 3))
+    return render_gaussians(asset, *camera, size, background)
+
+
+def _depth_as_grey(picture: Tensor, radius: float, background: tuple[float, float, float]) -> Tensor:
+    """[K, S, S, 3] grey from white (nearest place of the unit cube) to black (farthest), over the background."""
+    alpha = picture[..., 3:]
+    depth = picture[..., :3] / alpha.clamp(min=1e-6)
+    grey = ((radius + HALF_DIAGONAL - depth) / (2 * HALF_DIAGONAL)).clamp(0, 1)
+    return grey * alpha + picture.new_tensor(background) * (1 - alpha)
 
 
 def save_mp4(frames: Iterable[np.ndarray], path: str | Path, fps: int = 15) -> Path:
@@ -90,7 +144,7 @@ def _encode(command: list[str], first: np.ndarray, rest: Iterator[np.ndarray], p
 
 
 def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: int = 15) -> Path:
-    """Write frames [H, W, 3] uint8 as an endless GIF with one shared palette.
+    """Write frames [H, W, 3] uint8 as an endless GIF with one palette, taken from frames all over it.
 
     Raises:
         OutputError: nothing to write, or the file cannot be written.
@@ -99,7 +153,8 @@ def save_gif(frames: Iterable[np.ndarray], path: str | Path, fps: int = 15) -> P
     images = [Image.fromarray(frame) for frame in frames]
     if not images:
         raise OutputError("A video needs at least one frame.")
-    palette = images[len(images) // 2].quantize(256)
+    shown = images[:: -(-len(images) // PALETTE_FRAMES)]
+    palette = Image.fromarray(np.concatenate([np.asarray(image) for image in shown])).quantize(256)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     options = dict(save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
     return write_atomic(path, lambda part: images[0].save(part, "GIF", **options))
