@@ -1,0 +1,303 @@
+"""A pipeline from parts: any set of local folders and hub repositories, recognised by what lies in them.
+
+    assemble(["microsoft/TRELLIS-image-large", "microsoft/TRELLIS-text-xlarge", "runs/gap3d-checkpoint"])
+
+What the given parts need and the machine has (DINOv2, CLIP, Qwen, decoders of another repository) is added; what it
+has not is listed with what it would make possible. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gap3d_app.errors import WeightsError
+from gap3d_app.hub import PIPELINE
+from gap3d_app.sources import catalog, store
+from gap3d_app.sources.parts import (
+    Part,
+    grid_dit_part,
+    image_encoder_part,
+    prompt_encoder_part,
+    read_json,
+    text_encoder_part,
+    trellis_part,
+)
+
+ROLES = {
+    "sparse_structure_decoder": "structure_decoder",
+    "sparse_structure_flow_model": "structure_flow",
+    "slat_decoder_gs": "slat_decoder_gs",
+    "slat_decoder_rf": "slat_decoder_rf",
+    "slat_decoder_mesh": "slat_decoder_mesh",
+    "slat_flow_model": "slat_flow",
+}
+"""TRELLIS's names of the parts and the pipeline's. The flows of a text model get `text_` before theirs."""
+
+SAMPLERS = {"sparse_structure_sampler": "structure_sampler", "slat_sampler": "slat_sampler"}
+GRID_SAMPLER = {"args": {}, "params": {"steps": 50, "guidance_scale": 3.0}}
+"""The released demo's (gap3d.md 5.1)."""
+
+ENABLES = {
+    "image_encoder": ("image prompts", catalog.DINOV2),
+    "structure_flow": ("image and GAP3D prompts", catalog.IMAGE_LARGE),
+    "slat_flow": ("image and GAP3D prompts", catalog.IMAGE_LARGE),
+    "structure_decoder": ("any result", catalog.IMAGE_LARGE),
+    "slat_decoder_gs": ("Gaussians", catalog.IMAGE_LARGE),
+    "slat_decoder_rf": ("radiance fields", catalog.IMAGE_LARGE),
+    "slat_decoder_mesh": ("meshes", catalog.IMAGE_LARGE),
+    "text_encoder": ("text prompts through TRELLIS's own text models", catalog.CLIP),
+    "text_structure_flow": ("text prompts without GAP3D", "trellis-text-xlarge"),
+    "text_slat_flow": ("text prompts without GAP3D", "trellis-text-xlarge"),
+    "grid_dit": ("text, and text with a picture, through GAP3D", None),
+    "prompt_encoder": ("text, and text with a picture, through GAP3D", None),
+}
+"""What each part makes possible, and the catalog's name of where it comes from."""
+
+
+@dataclass
+class Assembly:
+    """What `assemble` found.
+
+    Attributes:
+        name: of the first part, for people.
+        folder: of the first part.
+        args: samplers, normalisation and, under "models", the parts by role: what Gap3DPipeline reads.
+        fingerprint: sha256 (hex) that stands for all files.
+        missing: for every role that nothing fills, what it would make possible and how to get it.
+    """
+
+    name: str
+    folder: Path
+    args: dict[str, Any]
+    fingerprint: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def is_assembled(given: str | Path | list | tuple) -> bool:
+    """Whether this names public parts, and not one folder with a pipeline of the app's own."""
+    if isinstance(given, list | tuple):
+        return True
+    folder = Path(given)
+    if not folder.is_dir():
+        return _repo(str(given)) is not None
+    if not (folder / PIPELINE).is_file():
+        return (folder / "config.json").is_file()
+    try:
+        return str(read_json(folder / PIPELINE).get("name", "")).startswith("Trellis")
+    except WeightsError:
+        return False  # the app's own loader says what is wrong
+
+
+def assemble(given: str | Path | list[str | Path] | tuple[str | Path, ...]) -> Assembly:
+    """Recognise the parts and fill the roles of a pipeline.
+
+    Args:
+        given: local folders, "owner/name" of the hub, or short names of the catalog.
+
+    Raises:
+        WeightsError: a part is not here, is not recognised, or the parts have nothing to decode with.
+    """
+    given = list(given) if isinstance(given, list | tuple) else [given]
+    if not given:
+        raise WeightsError("Name at least one folder or repository of weights.")
+    folders = [locate(item) for item in given]
+    kinds: dict[str, Path] = {}
+    for folder in folders:
+        kind = kind_of(folder)
+        if kind in kinds:
+            both = f"{kinds[kind].name!r} and {folder.name!r}"
+            raise WeightsError(f"The weights {both} are of one kind; give one of them.")
+        kinds[kind] = folder
+    for kind, repo in _companions(kinds).items():
+        folder = store.find(repo)
+        if folder is not None and not store.missing_files(catalog.by_repo(repo)):
+            kinds.setdefault(kind, folder)
+    first = folders[0]
+    assembly = Assembly(_name(first, str(given[0])), first, {"models": {}})
+    _fill_trellis(assembly, kinds)
+    _fill_encoders(assembly.args["models"], kinds)
+    _note_missing(assembly)
+    parts: dict[str, Part] = assembly.args["models"]
+    assembly.args["missing"] = assembly.missing
+    assembly.fingerprint = store.fingerprint(file for part in parts.values() for file in part.files)
+    return assembly
+
+
+def locate(item: str | Path) -> Path:
+    """The folder of a local path, a catalog name or a hub repository that was downloaded.
+
+    Raises:
+        WeightsError: it is not on this machine; the message says how to get it.
+    """
+    folder = Path(item)
+    if folder.is_dir():
+        return folder
+    repo = _repo(str(item))
+    if repo is None:
+        raise WeightsError(f"There is no weights folder {str(item)!r}.")
+    found, entry = store.find(repo), catalog.by_repo(repo)
+    if found is not None and not (entry and store.missing_files(entry)):
+        return found
+    if entry is None:
+        raise WeightsError(f"The weights {repo!r} are not on this machine and not in the catalog; give a folder.")
+    part = "complete " if found is not None else ""
+    raise WeightsError(
+        f"The weights {repo!r} are not {part}on this machine; get them ({catalog.human(entry.size)}) with "
+        f"python -m gap3d_app weights pull {entry.name}."
+    )
+
+
+def kind_of(folder: Path) -> str:
+    """"image", "text" (TRELLIS pipelines), "gap3d", "qwen", "dinov2" or "clip".
+
+    Raises:
+        WeightsError: none of them.
+    """
+    if (folder / PIPELINE).is_file():
+        name = str(read_json(folder / PIPELINE).get("name"))
+        kinds = {"TrellisImageTo3DPipeline": "image", "TrellisTextTo3DPipeline": "text"}
+        if name in kinds:
+            return kinds[name]
+        raise WeightsError(f"The pipeline {name!r} of {folder.name!r} cannot be a part of another.")
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        if "gen_vision_tower" in config:  # what makes the release build its transformer (gap3d.md 2.5)
+            return "gap3d"
+        kinds = {"qwen2_5_vl": "qwen", "dinov2_with_registers": "dinov2", "clip": "clip", "clip_text_model": "clip"}
+        found = config.get("model_type")
+        if found in kinds:
+            return kinds[found]
+        raise WeightsError(f"The weights {folder.name!r} are of the kind {found!r}, which no part of the pipeline is.")
+    from gap3d_app.models.streaming import checkpoint_files, stored_tensors
+
+    if {"pos_embed", "register_tokens"} <= stored_tensors(checkpoint_files(folder)).keys():
+        return "dinov2"
+    raise WeightsError(f"The folder {folder.name!r} holds neither {PIPELINE} nor config.json; give a weights folder.")
+
+
+def _repo(text: str) -> str | None:
+    """"owner/name" for a repository or a short name of the catalog."""
+    for entry in catalog.SOURCES:
+        if text == entry.name:
+            return entry.repo
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
+        return None
+    known = catalog.by_repo(text)
+    return known.repo if known else text if store.find(text) else None
+
+
+def _companions(kinds: dict[str, Path]) -> dict[str, str]:
+    """Repositories that the given kinds make useful, by kind."""
+    names = {"image": catalog.IMAGE_LARGE, "dinov2": catalog.DINOV2}
+    if "text" in kinds:
+        names["clip"] = catalog.CLIP
+    if "gap3d" in kinds:
+        names["qwen"] = catalog.QWEN
+    return {kind: catalog.source(name).repo for kind, name in names.items() if kind not in kinds}
+
+
+def _name(folder: Path, given: str) -> str:
+    """"TRELLIS-image-large" for a repository, else the folder's name."""
+    return folder.resolve().name if Path(given).is_dir() else (_repo(given) or given).split("/")[-1]
+
+
+def _fill_trellis(assembly: Assembly, kinds: dict[str, Path]) -> None:
+    """Parts and samplers of the image pipeline, then of the text pipeline.
+
+    An image pipeline's decoders serve the text pipeline, whose own are the same files.
+    """
+    args, parts = assembly.args, assembly.args["models"]
+    for kind in ("image", "text"):
+        if kind not in kinds:
+            continue
+        folder, prefix = kinds[kind], "text_" if kind == "text" else ""
+        try:
+            content = read_json(folder / PIPELINE)["args"]
+            listed = dict(content["models"])
+            args.setdefault("slat_normalization", content["slat_normalization"])
+            for theirs, ours in SAMPLERS.items():
+                args[prefix + ours] = content[theirs]
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"The file {PIPELINE} of {folder.name!r} is not TRELLIS's: it lacks {error}.") from None
+        for theirs, value in listed.items():
+            if theirs not in ROLES:
+                raise WeightsError(f"The file {PIPELINE} of {folder.name!r} names the unknown part {theirs!r}.")
+            role = prefix + ROLES[theirs] if theirs.endswith("flow_model") else ROLES[theirs]
+            stem = _stem(folder, str(value), kinds.get("image"))
+            if stem is not None and role not in parts:
+                parts[role] = trellis_part(stem)
+
+
+def _stem(folder: Path, value: str, image: Path | None) -> Path | None:
+    """Where a model of pipeline.json lies: below the folder, else "owner/name/path" of another repository.
+
+    None when that repository is not here. Image weights that were given stand for the public ones.
+
+    Raises:
+        WeightsError: the path leaves the folder, or it is below the folder and its files are missing.
+    """
+    pieces = Path(value).parts
+    if Path(value).is_absolute() or ".." in pieces:
+        raise WeightsError(f"The file {PIPELINE} of {folder.name!r} names {value!r}, which is outside the folder.")
+    own = folder / value
+    if own.with_name(own.name + ".json").is_file() or len(pieces) < 3:
+        return own
+    repo = catalog.MIRRORS.get("/".join(pieces[:2]), "/".join(pieces[:2]))
+    other = image if image and repo == catalog.source(catalog.IMAGE_LARGE).repo else store.find(repo)
+    stem = other.joinpath(*pieces[2:]) if other else None
+    return stem if stem and stem.with_name(stem.name + ".safetensors").is_file() else None
+
+
+def _fill_encoders(parts: dict[str, Part], kinds: dict[str, Path]) -> None:
+    if "dinov2" in kinds or "gap3d" in kinds:
+        folder = kinds.get("dinov2") or kinds["gap3d"]
+        if "dinov2" in kinds or _has_tower(folder):
+            parts["image_encoder"] = image_encoder_part(folder)
+    if "clip" in kinds:
+        parts["text_encoder"] = text_encoder_part(kinds["clip"])
+    if "gap3d" in kinds:
+        parts["grid_dit"] = grid_dit_part(kinds["gap3d"])
+        if "qwen" in kinds or _has_language(kinds["gap3d"]):
+            parts["prompt_encoder"] = prompt_encoder_part(kinds["gap3d"], kinds.get("qwen"))
+
+
+def _has_tower(gap3d: Path) -> bool:
+    return _has_key(gap3d, "model.gen_vision_tower.")
+
+
+def _has_language(gap3d: Path) -> bool:
+    """Whether the checkpoint holds the frozen language model with its tokenizer, as the release saves it."""
+    layers = _has_key(gap3d, "model.layers.") or _has_key(gap3d, "model.language_model.layers.")
+    return layers and (gap3d / "tokenizer.json").is_file()
+
+
+def _has_key(folder: Path, prefix: str) -> bool:
+    from gap3d_app.models.streaming import checkpoint_files, stored_tensors
+
+    return any(k.removeprefix("module.").startswith(prefix) for k in stored_tensors(checkpoint_files(folder)))
+
+
+def _note_missing(assembly: Assembly) -> None:
+    """Name the empty roles; refuse what could make nothing at all.
+
+    Raises:
+        WeightsError: no structure, or no flow, can be decoded.
+    """
+    parts = assembly.args["models"]
+    if "grid_dit" in parts:
+        assembly.args["grid_sampler"] = GRID_SAMPLER
+    for role, (what, where) in ENABLES.items():
+        if role in parts:
+            continue
+        if where is None:
+            qwen = role == "prompt_encoder" and "grid_dit" in parts
+            how = "python -m gap3d_app weights pull qwen" if qwen else "a GAP3D checkpoint folder (none is published)"
+        else:
+            how = f"python -m gap3d_app weights pull {where}"
+        assembly.missing[role] = f"{role} would enable {what}; get it with {how}"
+    for role in ("structure_decoder", "slat_decoder_mesh"):
+        if role in assembly.missing:
+            raise WeightsError(f"The weights {assembly.name!r} can make nothing yet: {assembly.missing[role]}.")

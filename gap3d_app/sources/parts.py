@@ -1,0 +1,229 @@
+"""One network each, from the files of a published layout: what to read, under which names, in which sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gap3d_app.errors import WeightsError
+from gap3d_app.models.checkpoint import build_model, read_config, weight_files
+from gap3d_app.models.gap3d_checkpoint import split_checkpoint
+from gap3d_app.models.streaming import StoredTensor, checkpoint_files, joined, load_streamed, stored_tensors
+
+NEW_TOKENS = 3
+"""Rows that GAP3D adds to Qwen's vocabulary: [IMG], [/IMG], <image> (gap3d.md 2.2)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network that can be loaded.
+
+    Attributes:
+        files: the weight files that it reads.
+        build: `load(device, dtype)` gives the network; dtype None means float32.
+    """
+
+    files: tuple[Path, ...]
+    build: Callable[[torch.device, torch.dtype | None], nn.Module]
+
+    def load(self, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        """Stream the weights to the device.
+
+        Raises:
+            WeightsError: files are missing or damaged, or do not fit the network.
+        """
+        return self.build(device, dtype)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        WeightsError: missing, or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+        return content
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"The file {path.name!r} of {path.parent.name!r} cannot be used: {error}.") from None
+
+
+def trellis_part(stem: Path) -> Part:
+    """A TRELLIS network from `<stem>.json` and `<stem>.safetensors`.
+
+    The files hold float32 and float16 values; a dtype of None gives float32 throughout, which is exact.
+    """
+    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        name, args = read_config(stem)
+        tensors = stored_tensors(weight_files(stem))
+        return load_streamed(lambda: build_model(name, args), tensors, device, dtype, stem.name)
+
+    return Part(tuple(weight_files(stem)), build)
+
+
+def image_encoder_part(folder: Path) -> Part:
+    """DINOv2 with registers, from transformers' layout or from torch.hub's names in safetensors; always float32.
+
+    A GAP3D checkpoint carries a copy under names of its own; it is taken from there too.
+    """
+    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        from gap3d_app.models.image_encoder import ImageEncoder, ImageEncoderConfig, from_torch_hub
+
+        tensors = stored_tensors(checkpoint_files(folder))
+        if any(key.startswith("model.") for key in tensors):
+            tensors = split_checkpoint(tensors)["image_encoder"]
+        elif "pos_embed" in tensors:
+            tensors = from_torch_hub(tensors)
+        config = ImageEncoderConfig(**_image_sizes(folder, tensors, [f.name for f in fields(ImageEncoderConfig)]))
+        return load_streamed(lambda: ImageEncoder(config), tensors, device, None, folder.name)
+
+    return Part(tuple(checkpoint_files(folder)), build)
+
+
+def _image_sizes(folder: Path, tensors: dict[str, StoredTensor], known: list[str]) -> dict[str, Any]:
+    """What config.json says, where it is DINOv2's; else sizes from the tensors (heads of 64 channels)."""
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        if config.get("model_type") == "dinov2_with_registers":
+            return {key: value for key, value in config.items() if key in known}
+    try:
+        width, positions = tensors["embeddings.position_embeddings"].shape[2:0:-1]
+        patch = tensors["embeddings.patch_embeddings.projection.weight"].shape[-1]
+        return {
+            "hidden_size": width,
+            "num_hidden_layers": len({key.split(".")[2] for key in tensors if key.startswith("encoder.layer.")}),
+            "num_attention_heads": max(1, width // 64),
+            "image_size": int((positions - 1) ** 0.5) * patch,
+            "patch_size": patch,
+            "num_register_tokens": tensors["embeddings.register_tokens"].shape[1],
+        }
+    except KeyError as error:
+        raise WeightsError(f"The weights {folder.name!r} are no DINOv2 with registers: they lack {error}.") from None
+
+
+def text_encoder_part(folder: Path) -> Part:
+    """The text tower of a CLIP repository, always float32."""
+    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        from gap3d_app.models.clip_text import TextEncoder, TextEncoderConfig
+
+        content = read_json(folder / "config.json")
+        content = content.get("text_config") or content
+        config = TextEncoderConfig(**{f.name: content[f.name] for f in fields(TextEncoderConfig) if f.name in content})
+        # Old files hold the numbers 0..76 as a buffer too.
+        tensors = {
+            key: value for key, value in stored_tensors(checkpoint_files(folder)).items()
+            if key.startswith("text_model.") and not key.endswith("position_ids")
+        }
+        model = load_streamed(lambda: TextEncoder(config), tensors, device, None, folder.name)
+        return model.read_tokenizer(folder / "tokenizer.json")
+
+    return Part(tuple(checkpoint_files(folder)), build)
+
+
+def grid_dit_part(folder: Path) -> Part:
+    """GAP3D's transformer; its sizes are those of its tensors, for the release stores no others (gap3d.md 2.5)."""
+    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
+
+        tensors = split_checkpoint(stored_tensors(checkpoint_files(folder))).get("grid_dit", {})
+        try:
+            config = GridDiTConfig.from_state_dict(tensors, input_size=_grid_side(folder))
+        except KeyError as error:
+            raise WeightsError(f"The weights {folder.name!r} are no GAP3D checkpoint: they lack {error}.") from None
+        return load_streamed(lambda: GridDiT(config), tensors, device, dtype, folder.name)
+
+    return Part(tuple(checkpoint_files(folder)), build)
+
+
+def _grid_side(folder: Path) -> int:
+    """Patches a side: the tower's positions in the checkpoint give them; 37 when it holds no tower."""
+    tower = split_checkpoint(stored_tensors(checkpoint_files(folder))).get("image_encoder", {})
+    table = tower.get("embeddings.position_embeddings")
+    return 37 if table is None else int((table.shape[1] - 1) ** 0.5)
+
+
+def prompt_encoder_part(gap3d: Path, qwen: Path | None) -> Part:
+    """Qwen2.5-VL with GAP3D's queries.
+
+    With a folder of public Qwen weights, only the queries and the row of [IMG] come from the checkpoint
+    (gap3d.md 10.4); without, everything does.
+    """
+    base = qwen or gap3d
+
+    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        from gap3d_app.models.prompt_tokenizer import PromptTokenizer
+        from gap3d_app.models.vlm import PromptEncoder
+
+        trained = split_checkpoint(stored_tensors(checkpoint_files(gap3d))).get("prompt_encoder", {})
+        tensors = trained
+        if qwen is not None:
+            tensors = split_checkpoint(stored_tensors(checkpoint_files(qwen)))["prompt_encoder"]
+            tensors = with_trained_rows(tensors, trained, gap3d.name)
+        config = _prompt_config(read_json(base / "config.json"), tensors, base.name)
+        model = load_streamed(lambda: PromptEncoder(config), tensors, device, dtype, gap3d.name)
+        model.tokenizer = PromptTokenizer.from_file(base / "tokenizer.json", config)
+        return model
+
+    files = checkpoint_files(gap3d) + (checkpoint_files(qwen) if qwen else [])
+    return Part(tuple(files), build)
+
+
+def with_trained_rows(
+    public: dict[str, StoredTensor], trained: dict[str, StoredTensor], name: str
+) -> dict[str, StoredTensor]:
+    """Public tensors with GAP3D's queries and embedding rows.
+
+    Of the new rows only that of [IMG] is ever read; the checkpoint's other two are equal to it.
+
+    Raises:
+        WeightsError: the checkpoint lacks what it should add, or fits another language model.
+    """
+    embedding, queries = "model.embed_tokens.weight", "model.latent_queries"
+    for key in (embedding, queries):
+        if key not in trained:
+            raise WeightsError(f"The weights {name!r} are no GAP3D checkpoint: they lack {key!r}.")
+    old, new = public[embedding].shape, trained[embedding].shape
+    known = new[0] - NEW_TOKENS
+    if old[1] != new[1] or old[0] < known:
+        raise WeightsError(
+            f"The weights {name!r} are for another language model: {embedding!r} has shape {list(new)}, "
+            f"the public weights {list(old)}."
+        )
+    row = trained[embedding].rows(known, known + 1)
+    table = joined([public[embedding].rows(0, known), *[row] * NEW_TOKENS])
+    return {**public, embedding: table, queries: trained[queries]}
+
+
+def _prompt_config(config: dict[str, Any], tensors: dict[str, StoredTensor], name: str) -> Any:
+    """Sizes from config.json (flat, or with a text_config as newer libraries write it) and from the tensors."""
+    from gap3d_app.models.qwen_layers import TextConfig, VisionConfig
+    from gap3d_app.models.vlm import PromptEncoderConfig
+
+    text = {**config, **(config.get("text_config") or {})}
+    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    vision = dict(config.get("vision_config") or {})
+    vision.setdefault("in_channels", vision.get("in_chans", 3))
+    try:
+        rows = tensors["model.embed_tokens.weight"].shape[0]
+        text |= {"vocab_size": rows, "rope_theta": text.get("rope_theta", rope.get("rope_theta", 1e6))}
+        text |= {"mrope_section": rope["mrope_section"]}
+        # A name that a config leaves out has the default of the 3B model; a wrong size shows in a shape.
+        return PromptEncoderConfig(
+            text_config=TextConfig(**{f.name: text[f.name] for f in fields(TextConfig) if f.name in text}),
+            vision_config=VisionConfig(**{f.name: vision[f.name] for f in fields(VisionConfig) if f.name in vision}),
+            n_query=tensors["model.latent_queries"].shape[1],
+            image_token_id=config.get("image_token_id", 151655),
+            pad_token_id=151643 if text.get("pad_token_id") is None else text["pad_token_id"],
+            img_start_token_id=rows - NEW_TOKENS,
+            query_token_id=rows - 1,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(f"The configuration of {name!r} is not that of a Qwen2.5-VL: {error}.") from None

@@ -1,0 +1,234 @@
+"""Published layouts: recognised, put together, loaded with the right numbers; what is missing is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gap3d_app.errors import WeightsError
+from gap3d_app.sources import catalog, store
+from gap3d_app.sources.assemble import assemble, is_assembled, kind_of
+from tests.sources import published
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("published")
+    found = {"image": published.image_pipeline(root / "image"), "text": published.text_pipeline(root / "text")}
+    found["dinov2"], found["clip"] = published.dinov2(root / "dinov2")[0], published.clip(root / "clip")[0]
+    found["qwen"] = published.qwen(root / "qwen")[0]
+    found["gap3d"] = published.gap3d(root / "gap3d", found["qwen"])[0]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """A cache of the Hugging Face libraries with nothing in it."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+def install(repo: str, folder: Path) -> Path:
+    """Put a folder where a download would."""
+    entry = catalog.by_repo(repo)
+    target = store.repo_dir(repo) / "snapshots" / (entry.revision or "1" * 40)
+    shutil.copytree(folder, target)
+    for name in entry.files:  # a snapshot counts as here when every file that is used is
+        (target / name).parent.mkdir(exist_ok=True)
+        if not (target / name).exists() and not name.startswith("model"):
+            (target / name).touch()
+    if not entry.revision:
+        (store.repo_dir(repo) / "refs").mkdir()
+        (store.repo_dir(repo) / "refs" / "main").write_text("1" * 40)
+    return target
+
+
+def test_kinds(folders):
+    assert {name: kind_of(folder) for name, folder in folders.items()} == {name: name for name in folders}
+
+
+def test_image_pipeline_alone_names_what_is_missing(folders):
+    assembly = assemble(folders["image"])
+    models = assembly.args["models"]
+    assert set(models) == {
+        "structure_decoder", "structure_flow", "slat_decoder_gs", "slat_decoder_mesh", "slat_flow"
+    }  # fmt: skip
+    assert assembly.args["structure_sampler"]["params"]["cfg_strength"] == 5.0 and "grid_sampler" not in assembly.args
+    assert "image prompts" in assembly.missing["image_encoder"]
+    assert "weights pull dinov2" in assembly.missing["image_encoder"]
+    assert "text prompts through TRELLIS's own" in assembly.missing["text_encoder"]
+    assert "GAP3D checkpoint folder (none is published)" in assembly.missing["grid_dit"]
+    for role, part in models.items():
+        expected = published.network(role).state_dict()
+        loaded = part.load(CPU, None).state_dict()
+        assert loaded.keys() == expected.keys() and all(v.dtype == torch.float32 for v in loaded.values())
+
+
+def test_everything_together(folders):
+    assembly = assemble([folders[name] for name in ("image", "text", "dinov2", "clip", "qwen", "gap3d")])
+    assert set(assembly.missing) == {"slat_decoder_rf"}
+    args = assembly.args
+    assert args["structure_sampler"]["params"]["cfg_strength"] == 5.0
+    assert args["text_structure_sampler"]["params"]["cfg_strength"] == 7.5
+    assert args["grid_sampler"]["params"] == {"steps": 50, "guidance_scale": 3.0}
+    networks = {role: part.load(CPU, None) for role, part in args["models"].items()}
+    assert networks["text_structure_flow"].config.cond_channels == published.CLIP_SIZES["hidden_size"]
+    assert networks["structure_flow"].config.cond_channels != published.CLIP_SIZES["hidden_size"]
+    condition = networks["prompt_encoder"](["a red chair"])
+    assert condition.isfinite().all() and condition.shape == (1, 4, 32)
+    assert networks["text_encoder"](["a red chair", ""]).shape == (2, 12, 16)
+
+
+def test_decoders_of_another_repository(folders):
+    assert "weights pull trellis-image-large" in str(pytest.raises(WeightsError, assemble, folders["text"]).value)
+    given = assemble([folders["text"], folders["image"]])
+    assert {"structure_decoder", "text_structure_flow", "structure_flow"} <= set(given.args["models"])
+    cached = install("microsoft/TRELLIS-image-large", folders["image"])
+    models = assemble(folders["text"]).args["models"]
+    assert models["structure_decoder"].files[0].is_relative_to(cached) and "structure_flow" in models
+    entry = catalog.source("trellis-image-large")
+    (cached / entry.files[-1]).unlink()  # no companion any more, but what is named is still there
+    assert store.missing_files(entry) == [entry.files[-1]]
+    models = assemble(folders["text"]).args["models"]
+    assert models["structure_decoder"].files[0].is_relative_to(cached) and "structure_flow" not in models
+
+
+def test_companions_come_from_the_cache(folders):
+    for repo, name in (("facebook/dinov2-with-registers-large", "dinov2"), ("openai/clip-vit-large-patch14", "clip")):
+        install(repo, folders[name])
+    assert "image_encoder" in assemble(folders["image"]).args["models"]
+    assert "text_encoder" not in assemble(folders["image"]).args["models"]
+    assert "text_encoder" in assemble([folders["image"], folders["text"]]).args["models"]
+    assert kind_of(store.find("facebook/dinov2-with-registers-large")) == "dinov2"
+
+
+@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gap3d_reads_only_what_it_trained(tmp_path, newer, frozen):
+    folder, public = published.qwen(tmp_path / "qwen", newer)
+    checkpoint, state = published.gap3d(tmp_path / "gap3d", folder, frozen=frozen)
+    image = published.image_pipeline(tmp_path / "image")
+    parts = assemble([checkpoint, folder, image]).args["models"]
+    encoder = parts["prompt_encoder"].load(CPU, None).state_dict()
+    for key, value in public.items():
+        if key != "model.embed_tokens.weight":
+            assert torch.equal(encoder[key], value), key
+    assert torch.equal(encoder["model.latent_queries"], state["model.latent_queries"])
+    table, known = encoder["model.embed_tokens.weight"], published.KNOWN
+    assert torch.equal(table[:known], public["model.embed_tokens.weight"][:known])
+    assert torch.equal(table[known], state["model.embed_tokens.weight"][known]) and len(table) == known + 3
+    assert ("image_encoder" in parts) == frozen  # the checkpoint's own copy of the tower
+
+
+@pytest.mark.parametrize("ffn_dim", [64, 96])
+def test_sizes_of_the_transformer_come_from_its_tensors(folders, tmp_path, ffn_dim):
+    checkpoint, state = published.gap3d(tmp_path / "gap3d", folders["qwen"], ffn_dim)
+    dit = assemble([checkpoint, folders["image"]]).args["models"]["grid_dit"].load(CPU, torch.bfloat16)
+    assert dit.config.ffn_dim == ffn_dim and dit.config.input_size == 4
+    key = "model.layers.0.feed_forward.linear_1.weight"
+    assert torch.equal(dit.state_dict()[key], state["model.dit." + key].bfloat16())
+
+
+def test_gap3d_alone_is_whole(folders):
+    parts = assemble([folders["gap3d"], folders["image"]]).args["models"]
+    assert {"prompt_encoder", "grid_dit", "image_encoder"} <= set(parts)
+    assert parts["prompt_encoder"].load(CPU, None).state_dict()["model.layers.0.self_attn.q_proj.weight"].isnan().all()
+
+
+def test_gap3d_without_language_model_says_so(folders, tmp_path):
+    checkpoint, _ = published.gap3d(tmp_path / "small", folders["qwen"], frozen=False)
+    missing = assemble([checkpoint, folders["image"]]).missing
+    assert "weights pull qwen" in missing["prompt_encoder"] and "grid_dit" not in missing
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_torch_hub_names(folders, tmp_path, config):
+    _, model = published.dinov2(tmp_path / "plain")
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    save_file(published.torch_hub_names(model.state_dict()), hub / "dinov2_vitl14_reg4.safetensors")
+    if config:
+        shutil.copy(tmp_path / "plain" / "config.json", hub)
+        loaded = assemble([folders["image"], hub]).args["models"]["image_encoder"].load(CPU, None)
+        assert loaded.config == model.config
+        for key, value in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value)
+    else:  # heads are of 64 channels without a config
+        assert kind_of(hub) == "dinov2"
+        assert assemble([folders["image"], hub]).args["models"]["image_encoder"].load(CPU, None).config.side == 4
+
+
+def test_clip_equals_transformers(folders):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    ours = assemble([folders["image"], folders["text"], folders["clip"]]).args["models"]["text_encoder"].load(CPU, None)
+    sizes = published.CLIP_SIZES | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "projection_dim": 8}
+    theirs = CLIPTextModel(CLIPTextConfig(**sizes, hidden_act="quick_gelu")).eval()
+    own = {key.removeprefix("text_model."): value for key, value in ours.state_dict().items()}
+    expected = theirs.state_dict()
+    theirs.load_state_dict({key: own[key.removeprefix("text_model.")] for key in expected})
+    ids = torch.randint(2, published.KNOWN, (3, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(input_ids=ids), theirs(input_ids=ids).last_hidden_state)
+
+
+def test_clip_pads_with_the_end_token(folders):
+    ours = assemble([folders["image"], folders["text"], folders["clip"]]).args["models"]["text_encoder"].load(CPU, None)
+    ids = ours.tokenize(["chair", "a chair " * 50])
+    assert ids.shape == (2, 12) and (ids[0, -1] == 0).all() and ours.tokenizer.token_to_id("<|endoftext|>") == 0
+
+
+@pytest.mark.parametrize("given, words", [
+    ("nobody", "There is no weights folder 'nobody'"),
+    ("nobody/nothing", "no weights folder 'nobody/nothing'"),
+    ("microsoft/TRELLIS-image-large", r"not on this machine; get them \(3.30 GB\).*weights pull trellis-image-large"),
+    ("trellis-text-base", "weights pull trellis-text-base"),
+])
+def test_what_is_not_here(given, words):
+    with pytest.raises(WeightsError, match=words):
+        assemble(given)
+
+
+def test_wrong_folders(folders, tmp_path):
+    with pytest.raises(WeightsError, match="of one kind"):
+        assemble([folders["image"], shutil.copytree(folders["image"], tmp_path / "copy")])
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(WeightsError, match="kind 'bert'"):
+        assemble([folders["image"], tmp_path / "bert"])
+    with pytest.raises(WeightsError, match="Name at least one"):
+        assemble([])
+    path = tmp_path / "copy" / "pipeline.json"
+    content = json.loads(path.read_text())
+    content["args"]["models"]["slat_flow_model"] = "../image/ckpts/slat_flow_img"
+    path.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match="outside the folder"):
+        assemble(tmp_path / "copy")
+
+
+def test_a_wrong_shape_is_named_with_both(folders, tmp_path):
+    folder = shutil.copytree(folders["image"], tmp_path / "image")
+    file = folder / "ckpts" / "slat_flow_img.safetensors"
+    state = load_file(file)
+    state["out_layer.bias"] = state["out_layer.bias"][:3].clone()
+    save_file(state, file)
+    with pytest.raises(WeightsError, match=r"'slat_flow_img'.*'out_layer.bias': expected \[8\], found \[3\]"):
+        assemble(folder).args["models"]["slat_flow"].load(CPU, None)
+
+
+def test_the_fingerprint_follows_the_files(folders, tmp_path):
+    first = assemble(folders["image"]).fingerprint
+    folder = shutil.copytree(folders["image"], tmp_path / "image")
+    assert assemble(folder).fingerprint == first
+    with (folder / "ckpts" / "slat_flow_img.safetensors").open("ab") as file:
+        file.write(b" ")
+    assert assemble(folder).fingerprint != first
+
+
+def test_which_names_are_assembled(folders, tiny_weights):
+    assert is_assembled(folders["image"]) and is_assembled([tiny_weights]) and is_assembled("trellis-text-base")
+    assert not is_assembled(tiny_weights) and not is_assembled("gap3d-mini") and not is_assembled("nobody/nothing")
