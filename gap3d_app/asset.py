@@ -37,7 +37,7 @@ class Asset:
     warnings: list[str] = field(default_factory=list)
 
     def save(self, path: str | Path) -> Path:
-        """Write a file: .glb, .ply (Gaussians), .obj, .stl, .mp4 (turntable) or .json (recipe) by its ending.
+        """Write a file by its ending: .glb, .ply (Gaussians), .obj, .stl, .mp4, .gif (turntables) or .json (recipe).
 
         The file appears under its name only when it is complete.
 
@@ -90,6 +90,12 @@ def _write_mp4(asset: Asset, path: Path) -> None:
     save_mp4(turntable_frames(asset.mesh), path)
 
 
+def _write_gif(asset: Asset, path: Path) -> None:
+    from gap3d_app.render.turntable import save_gif, turntable_frames
+
+    save_gif(turntable_frames(asset.mesh), path)
+
+
 def _write_json(asset: Asset, path: Path) -> None:
     write_atomic(path, (json.dumps(asset.recipe, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -101,5 +107,6 @@ _WRITERS: dict[str, Callable[[Asset, Path], None]] = {
     "obj": _write_obj,
     "stl": _write_stl,
     "mp4": _write_mp4,
+    "gif": _write_gif,
     "json": _write_json,
 }

@@ -16,7 +16,7 @@ from gap3d_app.errors import InputError
 
 SEED_MAX = 2**31 - 1
 PRESETS = ("fast", "standard")
-FORMATS = ("glb", "ply", "obj", "stl", "mp4", "json")
+FORMATS = ("glb", "ply", "obj", "stl", "mp4", "gif", "json")
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,22 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 
 
 def save_gaussians(
-    gaussians: Gaussians, path: str | os.PathLike, transform: tuple[tuple[float, ...], ...] | None = Y_DOWN
+    gaussians: Gaussians,
+    path: str | os.PathLike,
+    transform: tuple[tuple[float, ...], ...] | None = Y_DOWN,
+    min_opacity: float = 0.0,
 ) -> None:
     """Write a binary little-endian PLY, 68 bytes a Gaussian.
+
+    Args:
+        transform: as for `gaussians_to_table`.
+        min_opacity: Gaussians that are less opaque, 0..1, are left out.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    table = gaussians_to_table(gaussians, transform).detach().cpu().numpy().astype("<f4")
+    table = gaussians_to_table(gaussians, transform)[gaussians.opacity[:, 0] >= min_opacity]
+    table = table.detach().cpu().numpy().astype("<f4")
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]
     header += [f"property float {name}" for name in COLUMNS]
     write_atomic(path, ("\n".join([*header, "end_header"]) + "\n").encode("ascii") + table.tobytes())
@@ -111,7 +119,7 @@ def load_gaussians(
         raise InputError(f"{os.fspath(path)} is not a Gaussian PLY with the 17 columns of this program.")
     if len(body) != count[0] * 4 * len(COLUMNS):
         raise InputError(f"{os.fspath(path)} is cut short: {len(body)} of {count[0] * 68} bytes of data.")
-    table = torch.from_numpy(np.frombuffer(body, dtype="<f4").reshape(count[0], -1).copy())
+    table = torch.from_numpy(np.frombuffer(body, dtype="<f4").reshape(-1, len(COLUMNS)).copy())
     xyz, quaternion = table[:, :3], table[:, 13:]
     if transform is not None:
         turn = torch.tensor(transform).T

@@ -42,6 +42,17 @@ def test_round_trip(tmp_path, transform):
     assert (tmp_path / "g.ply").read_bytes().startswith(b"ply\nformat binary_little_endian 1.0\n")
 
 
+@pytest.mark.parametrize("threshold, kept", [(0.0, 50), (0.2, None), (1.0, 0)])
+def test_gaussians_that_are_hardly_there_may_be_left_out(tmp_path, threshold, kept):
+    g = some_gaussians()
+    seen = g.opacity[:, 0] >= threshold
+    ply.save_gaussians(g, tmp_path / "g.ply", min_opacity=threshold)
+    back = ply.load_gaussians(tmp_path / "g.ply")
+    assert len(back) == (int(seen.sum()) if kept is None else kept)
+    assert (threshold != 0.2) or 0 < len(back) < 50
+    assert torch.allclose(back.xyz, g.xyz[seen], atol=1e-5) and (back.opacity >= threshold - 1e-5).all()
+
+
 def test_default_transform_turns_up_into_minus_y():
     g = some_gaussians(3)
     table = ply.gaussians_to_table(g)
