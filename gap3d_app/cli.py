@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="file to write: .glb, .ply, .obj, .stl, .mp4 or .json"
     )
-    generate.add_argument("--image", metavar="FILE", help="picture to work from (PNG, JPEG, WebP)")
+    generate.add_argument(
+        "--image", metavar="FILE", action="append",
+        help="picture to work from (PNG, JPEG, WebP); again for more sides of the same object",
+    )
+    generate.add_argument(
+        "--multi-image", default="stochastic", metavar="MODE",
+        help="with several pictures: stochastic takes one a step, multidiffusion the mean of all (%(default)s)",
+    )
+    generate.add_argument(
+        "--exact-preprocessing", action="store_true", help="cut pictures out exactly as TRELLIS does"
+    )
+    generate.add_argument("--mesh", metavar="FILE", help="keep the shape of this mesh: new surface and colours only")
     generate.add_argument("--ply", metavar="FILE", help="write the Gaussians too")
     generate.add_argument("--mp4", metavar="FILE", help="write a turntable too")
     generate.add_argument("--json", action="store_true", help="print recipe, seconds and file facts")
@@ -121,16 +133,23 @@ def _generate(options: argparse.Namespace) -> int:
     given["formats"] = sorted({file.suffix.lower()[1:] for file in files})
     from gap3d_app.prompt import Prompt
 
-    prompt = Prompt.read(options.prompt, options.image)
-    for warning in filter(None, [prompt.picture and prompt.picture.warning]):
+    prompt = Prompt.read(
+        options.prompt, options.image, multi_image=options.multi_image,
+        exact_preprocessing=options.exact_preprocessing,
+    )  # fmt: skip
+    for warning in filter(None, (cut.warning for cut in prompt.pictures)):
         print(f"gap3d: {warning}", file=sys.stderr)
+    if options.mesh:
+        with _no_garbage():
+            from gap3d_app.geometry.mesh_reader import read_mesh
+        prompt = replace(prompt, mesh=read_mesh(options.mesh))
     pipeline = _load(options)
     settings = pipeline.settings(**given)
     # The mesh tools are imported on the second core while the networks work: about a second of a cold start.
     threading.Thread(target=_import_mesh_tools, daemon=True).start()
     loaded = time.perf_counter()
     with _progress(settings, len(files), options.quiet) as advance:
-        for event in pipeline.stages(prompt.text, prompt.picture, settings):
+        for event in pipeline.stages(prompt, settings=settings):
             advance(event.stage, event.step, event.of)
         asset = event.preview
         written = time.perf_counter()

@@ -26,6 +26,7 @@ from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import PRESETS, Settings
 from gap3d_app.stages import Run, Steps
+from gap3d_app.values import Mesh
 
 STAGES = ("prompt", "grid", "structure", "slat", "decode", "mesh", "asset")
 """Names of the stages in the order in which they run."""
@@ -171,6 +172,21 @@ class Gap3DPipeline:
         for event in self.stages(prompt, image, self._settings(settings, raw), **more):
             last = event
         return last.preview
+
+    def variant(self, mesh: Mesh | str | Path, prompt: str | None = None, image: Any = None, **raw: Any) -> Asset:
+        """A new surface and new colours on the voxels of a given shape (trellis.md section 1.9).
+
+        Args:
+            mesh: in object space (Z-up, front -Y), any size and place; or a file of one.
+            prompt, image, **raw: as for a call.
+
+        Raises:
+            InputError: the mesh cannot be read or has no extent.
+        """
+        from gap3d_app.geometry.mesh_reader import read_mesh
+
+        mesh = mesh if isinstance(mesh, Mesh) else read_mesh(mesh)
+        return self(prompt, image, mesh=mesh, **raw)
 
     def batch(
         self, prompts: Sequence[str | Prompt], seeds: Sequence[int] | None = None, settings: Settings | None = None,

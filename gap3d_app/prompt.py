@@ -9,14 +9,16 @@ import io
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gap3d_app.background import OPAQUE, CutOut, cut_out
 from gap3d_app.errors import InputError
-from gap3d_app.values import Mesh
+
+if TYPE_CHECKING:
+    from gap3d_app.values import Mesh  # brings torch, which a refused request need not wait for
 
 MAX_CHARACTERS = 2000
 MAX_PIXELS = 24_000_000

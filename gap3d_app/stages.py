@@ -122,9 +122,17 @@ def grid_stage(networks: Networks, runs: list[Run]) -> Steps:
 
 @torch.no_grad()
 def structure_stage(networks: Networks, runs: list[Run]) -> Steps:
-    """The occupied voxels; empty ones are tried again with the next seeds."""
-    count = runs[0].settings.structure_steps if runs else 1
-    for group in _batches(runs):
+    """The occupied voxels: sampled, empty ones again with the next seeds; or those of the mesh that was given."""
+    from gap3d_app.geometry.voxels import voxelize
+
+    for run in runs:
+        if run.prompt.mesh is not None:
+            resolution = networks.part("slat_flow").config.resolution
+            coords = F.pad(voxelize(run.prompt.mesh, resolution), (1, 0))
+            run.occupancy = Occupancy(coords.to(networks.device), resolution)
+    sampled = [run for run in runs if run.occupancy is None]
+    count = sampled[0].settings.structure_steps if sampled else 1
+    for group in _batches(sampled):
         yield from _sample_structures(networks, group)
     yield count, count
 

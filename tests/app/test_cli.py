@@ -52,6 +52,22 @@ def test_generate_writes_the_files_and_reports(tiny_weights, tmp_path):
     assert (tmp_path / "again.glb").read_bytes() == (tmp_path / "chair.glb").read_bytes()
 
 
+def test_several_pictures_and_a_mesh(tiny_weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, color in (("a.png", "red"), ("b.png", "blue")):
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste(color, (20, 10, 44, 54))
+        picture.save(name)
+    common = ["generate", "--weights", str(tiny_weights), "--preset", "fast", "--quiet", "--json"]
+    assert main([*common, "--image", "a.png", "--image", "b.png", "--multi-image", "multidiffusion",
+                 "--exact-preprocessing", "-o", "a.glb"]) == 0
+    recipe = json.loads(capsys.readouterr().out)["recipe"]
+    assert recipe["multi_image"] == "multidiffusion"
+    assert [one["exact_preprocessing"] for one in recipe["image"]] == [True, True]
+    assert main([*common, "a blue one", "--mesh", "a.glb", "-o", "b.glb"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["mesh"]["voxels"] > 10
+
+
 BAD = [
     ((), "give a prompt, a picture, or both"),
     (("  ",), "give a prompt, a picture, or both"),
@@ -69,6 +85,10 @@ BAD = [
     (("chair", "--image", "clear.png"), "no opaque pixel"),
     (("chair", "--image", "thin.png"), "1 x 400 pixels; both sides must have at least 16"),
     (("chair", "--image", "moving.webp"), "is animated (2 frames)"),
+    (("--image", "good.png", "--image", "gone.png"), "'gone.png' does not exist"),
+    (("chair", "--multi-image", "all"), "one of stochastic, multidiffusion"),
+    (("chair", "--mesh", "gone.glb"), "'gone.glb' does not exist"),
+    (("chair", "--mesh", "broken.glb"), "cannot be read as a 3D asset"),
     (("chair", "--weights", "nowhere"), "no weights 'nowhere'"),
     (("chair", "--device", "abacus"), "must be auto, cpu or cuda"),
     (("chair", "-o", "gone/out.glb"), "The folder 'gone' of the output does not exist"),
@@ -92,6 +112,8 @@ def test_bad_requests_end_with_one_sentence(tiny_weights, tmp_path, capsys, monk
 def _write_bad_files(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"not a picture")
     (folder / "folder.glb").mkdir()
+    (folder / "broken.glb").write_bytes(b"not a mesh")
+    Image.new("RGB", (64, 64), "white").save(folder / "good.png")
     Image.effect_noise((64, 64), 50).save(folder / "cut.png")
     (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:200])
     Image.new("1", (5000, 5000)).save(folder / "huge.png")

@@ -11,10 +11,14 @@ from PIL import Image, ImageDraw
 from gap3d_app import hub, pipeline, stages
 from gap3d_app.errors import Cancelled, GenerationError, InputError, OutputError, WeightsError
 from gap3d_app.flow.sampler import FlowSampler
+from gap3d_app.geometry.glb import export_glb
+from gap3d_app.geometry.mesh_reader import read_mesh
+from gap3d_app.geometry.voxels import voxelize
 from gap3d_app.pipeline import STAGES, Gap3DPipeline
 from gap3d_app.prompt import Prompt
 from gap3d_app.stages import blend_grids, stage_generator
 from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
+from tests.geometry.shapes import solid_mesh, torus
 
 FAST = dict(preset="fast")
 
@@ -290,3 +294,34 @@ def test_several_pictures(tiny_pipeline, picture, monkeypatch, words):
         tiny_pipeline("", pictures, multi_image="all", **FAST)
     with pytest.raises(InputError, match="17 pictures; the limit is 16"):
         tiny_pipeline("", 17 * [picture], **FAST)
+
+
+def test_a_variant_keeps_the_voxels(tiny_pipeline, picture, tmp_path):
+    """Words, a picture and another seed change what is on the voxels of the mesh, never the voxels."""
+    shape = solid_mesh(torus(), resolution=24)
+    path = tmp_path / "torus.glb"
+    export_glb(shape, path, texture_size=64, recipe={})
+    voxels = voxelize(read_mesh(path), 8)
+    given = [dict(prompt="a red ring"), dict(image=picture), dict(prompt="a red ring", seed=1)]
+    made = [tiny_pipeline.variant(path, **one, **FAST) for one in given]
+    for asset in made:
+        assert torch.equal(asset.occupancy.coords[:, 1:], voxels) and asset.occupancy.resolution == 8
+        assert asset.recipe["structure_seed"] is None and asset.recipe["mesh"]["voxels"] == len(voxels)
+        assert asset.recipe["mesh"] == made[0].recipe["mesh"]
+    feats = [asset.slat.feats for asset in made]
+    assert not any(torch.allclose(feats[0], other, atol=1e-4) for other in feats[1:])
+    batch = tiny_pipeline.batch([Prompt.read("a red ring", mesh=shape), "a chair"], **FAST)
+    assert torch.equal(batch[0].occupancy.coords[:, 1:], voxelize(shape, 8))
+    with pytest.raises(InputError, match="give a prompt, a picture"):
+        tiny_pipeline.variant(shape)
+
+
+def test_seeds_reach_every_stage(tiny_pipeline, monkeypatch):
+    drawn, draw = [], stage_generator
+    monkeypatch.setattr(stages, "stage_generator", lambda *key: drawn.append(key) or draw(*key))
+    tiny_pipeline("a chair", seed=9, **FAST)
+    assert drawn == [(9, "grid"), (9, "structure"), (9, "slat")]
+    torch.manual_seed(0)
+    first = tiny_pipeline("a chair", seed=9, **FAST)
+    torch.manual_seed(1)  # nothing draws from the process-wide generator
+    assert torch.equal(first.mesh.vertices, tiny_pipeline("a chair", seed=9, **FAST).mesh.vertices)

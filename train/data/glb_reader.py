@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gap3d_app.errors import InputError
+from gap3d_app.geometry.mesh_reader import placed_corners, read_parts
 from gap3d_app.values import Mesh
 
 LONGEST_SIDE = 0.98
@@ -44,20 +44,7 @@ def load_glb(path: str | Path) -> Mesh:
     Raises:
         InputError: the file cannot be read or holds no triangles.
     """
-    import trimesh
-
-    try:
-        scene = trimesh.load(path, force="scene", process=False)
-    except Exception as error:
-        raise InputError(f"{Path(path).name} cannot be read as a 3D asset ({error}); give a GLB file.") from error
-    parts = []
-    for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        geometry = scene.geometry[name]
-        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
-            parts.append(_read_part(geometry, np.asarray(transform)))
-    if not parts:
-        raise InputError(f"{Path(path).name} holds no triangles; give a GLB file with a mesh.")
+    parts = [_read_part(*part) for part in read_parts(path)]
     _normalise(parts)
     painted = [_paint(part) for part in parts]
     corners = torch.from_numpy(np.concatenate([c for c, _ in painted])).float()
@@ -71,11 +58,7 @@ def load_glb(path: str | Path) -> Mesh:
 
 def _read_part(geometry, transform: np.ndarray) -> _Part:
     """One geometry in object axes; missing materials are light grey."""
-    faces = np.asarray(geometry.faces)
-    if np.linalg.det(transform[:3, :3]) < 0:
-        faces = faces[:, ::-1]
-    vertices = np.asarray(geometry.vertices) @ transform[:3, :3].T + transform[:3, 3]
-    corners = np.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], axis=-1)[faces]
+    corners, faces = placed_corners(geometry, transform)
     tint = np.ones((len(faces), 3, 4))
     uv = image = None
     cutout = False
@@ -98,7 +81,7 @@ def _read_part(geometry, transform: np.ndarray) -> _Part:
         tint = tint * (np.asarray(visual.face_colors)[:, None] / 255)
     elif visual.kind is None:
         tint[..., :3] = 0.6
-    if painted is not None and len(painted) == len(vertices):
+    if painted is not None and len(painted) == len(geometry.vertices):
         painted = np.asarray(painted)
         painted = painted / np.iinfo(painted.dtype).max if painted.dtype.kind == "u" else painted
         tint[..., : painted.shape[1]] *= painted[faces]
