@@ -279,3 +279,58 @@ def test_preprocess_refuses_an_invisible_object():
 def test_the_picture_is_named_by_its_pixels():
     first, second = cut_out(disc()), cut_out(disc())
     assert first.sha256 == second.sha256 != cut_out(disc(back="black")).sha256
+
+
+# ---- TRELLIS's preprocessing to the letter
+
+def cut_with_mask(monkeypatch, exact: bool):
+    """A picture of colour (201, 100, 50); the mask is a block of 6 x 6 pixels with one soft pixel of 153."""
+    values = np.zeros((12, 12), np.uint8)
+    values[2:8, 4:10] = 255
+    values[5, 6] = 153
+    monkeypatch.setattr(background, "_border_mask", lambda image: None)
+    monkeypatch.setattr(background, "_u2net_mask", lambda image: Image.fromarray(values))
+    return cut_out(Image.new("RGB", (12, 12), (201, 100, 50)), exact=exact)
+
+
+def test_soft_edges_are_multiplied_once_or_as_published_twice(monkeypatch):
+    """By hand: 153 / 255 = 0.6; once 201 -> 120.6, 100 -> 60, 50 -> 30, cut to whole numbers.
+
+    The published way rounds after the first product (121, 60, 30) and cuts after the second (72.6, 36, 18).
+    The square of 1.2 times the object's 5 pixels is the block itself, so nothing is resized.
+    """
+    once, twice = (cut_with_mask(monkeypatch, exact) for exact in (False, True))
+    assert once.rgba.getpixel((6, 5)) == (201, 100, 50, 153) and not once.exact
+    assert twice.rgba.getpixel((6, 5)) == (121, 60, 30, 153) and twice.exact
+    assert twice.rgba.getpixel((0, 0)) == (0, 0, 0, 0)
+    pictures = [np.asarray(preprocess_image(cut.rgba, 6)).astype(int) for cut in (once, twice)]
+    for picture, soft in zip(pictures, ((120, 60, 30), (72, 36, 18)), strict=True):
+        # Whole products may come out a hair below in float32, and are cut as well.
+        assert picture[3, 2, 0] == soft[0] and np.abs(picture[3, 2] - soft).max() <= 1
+        rest = np.delete(picture.reshape(-1, 3), 3 * 6 + 2, axis=0)
+        assert (rest == (201, 100, 50)).all()
+
+
+def test_exact_preprocessing_leaves_given_cut_outs_alone():
+    """Any transparency counts, of RGBA pictures only; such pictures keep their size and are multiplied once."""
+    nearly_full = Image.new("RGBA", (2100, 30), (201, 100, 50, 255))
+    nearly_full.putpixel((0, 0), (9, 9, 9, 254))
+    cut = Prompt.read("", nearly_full, exact_preprocessing=True).picture
+    assert (cut.method, cut.exact, cut.rgba.size) == ("alpha", True, (2100, 30))
+    assert cut.rgba.getpixel((0, 0)) == (9, 9, 9, 254)
+    assert Prompt.read("", nearly_full).picture.method != "alpha"
+    grey = Image.new("LA", (64, 64), (0, 0))
+    grey.paste((200, 255), (20, 20, 44, 44))
+    assert Prompt.read("", grey).picture.method == "alpha"
+    assert Prompt.read("", grey, exact_preprocessing=True).picture.method == "border"
+
+
+def test_exact_preprocessing_reduces_and_prefers_the_network(monkeypatch):
+    seen = []
+    monkeypatch.setattr(background, "_u2net_mask", lambda image: seen.append(image.size))
+    picture = disc(size=(1601, 1001))
+    picture.paste("blue", (400, 200, 1200, 800))
+    cut = Prompt.read("", picture, exact_preprocessing=True).picture
+    assert seen == [(1023, 640)]  # times 1024 / 1601: 1023.999... and 640.2, both cut
+    assert cut.method == "border" and cut.rgba.size == (1023, 640)
+    assert Prompt.read("", picture).picture.rgba.size == (1601, 1001) and len(seen) == 1
