@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gap3d_app.errors import GenerationError, WeightsError
+from gap3d_app.errors import GenerationError, InputError, WeightsError
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.prompt import Prompt, preprocess_image
 from gap3d_app.settings import Settings
@@ -48,7 +48,9 @@ class Run:
         prompt, settings: what was asked for.
         pictures: what the encoders see of the prompt's pictures.
         condition: [n, L, D] of the prompt encoder, a row per picture (one row without); None without words.
-        grid: [n, N, C] tokens that the flows follow, a row per picture.
+        grid: [n, N, C] tokens that the flows follow, a row per picture; or TRELLIS's text encoder's (no grid then).
+        null: [1, N, C] tokens of the flows' unconditional prediction; None for zeros.
+        route: "" for the flows that follow pictures, "text_" for those of TRELLIS's text models.
         structure_seed: seed that the structure came from; None for a given shape.
         surface: cells and features of the mesh decoder, until the mesh is made of them.
         failure: why this run ended early.
@@ -60,6 +62,8 @@ class Run:
     pictures: list[Image] = field(default_factory=list)
     condition: Tensor | None = None
     grid: TokenGrid | None = None
+    null: Tensor | None = None
+    route: str = ""
     occupancy: Occupancy | None = None
     structure_seed: int | None = None
     slat: SLat | None = None
@@ -70,15 +74,36 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def route_of(args: dict[str, Any], prompt: Prompt) -> str:
+    """Which flows a prompt takes with these weights: see `Run.route`.
+
+    Raises:
+        InputError: words and a picture, for weights that can follow either alone.
+    """
+    has = args["models"].keys()
+    if not prompt.text or "prompt_encoder" in has or "text_encoder" not in has:
+        return ""
+    if prompt.pictures:
+        raise InputError("These weights follow words or a picture, not both; give one of them.")
+    return "text_"
+
+
 @torch.no_grad()
 def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
     """Pictures as the encoders see them, and the prompt encoder's latents of prompts with words."""
     for run in runs:
+        run.route = route_of(networks.args, run.prompt)
         if run.prompt.pictures:
             # Both readers see the object as TRELLIS crops it: centred, on black, at the encoder's size.
             size = networks.part("image_encoder").config.image_size
             run.pictures = [preprocess_image(cut.rgba, size) for cut in run.prompt.pictures]
-    reads = [run for run in runs if run.prompt.text and not (run.pictures and run.settings.blend == 1.0)]
+    plain = [run for run in runs if run.route]
+    if plain:  # trellis.md section 1.3: the states themselves, and those of the empty text against them
+        states = networks.part("text_encoder")([*(run.prompt.text for run in plain), ""]).float()
+        for i, run in enumerate(plain):
+            run.grid, run.null = TokenGrid(states[i : i + 1]), states[-1:]
+    worded = [run for run in runs if run.prompt.text and not run.route]
+    reads = [run for run in worded if not (run.pictures and run.settings.blend == 1.0)]
     for group in _grouped(reads, lambda run: bool(run.pictures)):
         pictures = [picture for run in group for picture in run.pictures]
         counts = [max(1, len(run.pictures)) for run in group]
@@ -127,7 +152,7 @@ def structure_stage(networks: Networks, runs: list[Run]) -> Steps:
 
     for run in runs:
         if run.prompt.mesh is not None:
-            resolution = networks.part("slat_flow").config.resolution
+            resolution = networks.part(run.route + "slat_flow").config.resolution
             coords = F.pad(voxelize(run.prompt.mesh, resolution), (1, 0))
             run.occupancy = Occupancy(coords.to(networks.device), resolution)
     sampled = [run for run in runs if run.occupancy is None]
@@ -138,8 +163,8 @@ def structure_stage(networks: Networks, runs: list[Run]) -> Steps:
 
 
 def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
-    flow, decoder = networks.part("structure_flow"), networks.part("structure_decoder")
-    sampler, cond = _flow_sampler(networks, "structure", runs[0]), torch.cat([run.grid.tokens for run in runs])
+    flow, decoder = networks.part(runs[0].route + "structure_flow"), networks.part("structure_decoder")
+    sampler, (cond, null) = _flow_sampler(networks, "structure", runs[0]), _followed(runs)
     shape = (1, flow.config.in_channels, *[flow.config.resolution] * 3)
     for attempt in range(STRUCTURE_TRIES):
         rows = [i for i, run in enumerate(runs) if run.occupancy is None and run.failure is None]
@@ -150,7 +175,7 @@ def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
         noise = [torch.randn(shape, generator=stage_generator(runs[i].structure_seed, "structure")) for i in rows]
         followed = cond if len(runs) == 1 else cond[rows]
         state = torch.cat(noise).to(networks.device)
-        for event in sampler.run(flow, state, followed, torch.zeros_like(cond[:1])):
+        for event in sampler.run(flow, state, followed, null):
             if event.step < sampler.steps:
                 yield event.step, sampler.steps
         for i, logits in zip(rows, decoder(event.state), strict=True):
@@ -177,14 +202,14 @@ def slat_stage(networks: Networks, runs: list[Run]) -> Steps:
 def _sample_latents(networks: Networks, runs: list[Run]) -> Steps:
     from gap3d_app.sparse.tensor import SparseTensor
 
-    flow = networks.part("slat_flow")
-    sampler, cond = _flow_sampler(networks, "slat", runs[0]), torch.cat([run.grid.tokens for run in runs])
+    flow = networks.part(runs[0].route + "slat_flow")
+    sampler, (cond, null) = _flow_sampler(networks, "slat", runs[0]), _followed(runs)
     channels, items = flow.config.in_channels, []
     for run in runs:
         generator = stage_generator(run.settings.seed, "slat")
         noise = torch.randn((len(run.occupancy), channels), generator=generator).to(networks.device)
         items.append(SparseTensor(noise, run.occupancy.coords))
-    for event in sampler.run(flow, _joined(items), cond, torch.zeros_like(cond[:1])):
+    for event in sampler.run(flow, _joined(items), cond, null):
         if event.step < sampler.steps:
             yield event.step, sampler.steps
     numbers = networks.args["slat_normalization"]
@@ -270,7 +295,7 @@ def _flow_sampler(networks: Networks, stage: str, run: Run) -> FlowSampler:
     return FlowSampler(
         steps=getattr(settings, f"{stage}_steps"), cfg_strength=getattr(settings, f"{stage}_guidance"),
         multi_cond=run.prompt.multi_image if len(run.grid.tokens) > 1 else None,
-        **sampler_params(networks.args, f"{stage}_sampler", "steps", "cfg_strength"),
+        **sampler_params(networks.args, f"{run.route}{stage}_sampler", "steps", "cfg_strength"),
     )  # fmt: skip
 
 
@@ -284,7 +309,13 @@ def _grouped(runs: list[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
 
 def _batches(runs: list[Run]) -> list[list[Run]]:
     """Runs that a flow can take together: several conditions for one sample need a batch of their own."""
-    return _grouped(runs, lambda run: id(run) if len(run.grid.tokens) > 1 else None)
+    return _grouped(runs, lambda run: id(run) if len(run.grid.tokens) > 1 else run.route)
+
+
+def _followed(runs: list[Run]) -> tuple[Tensor, Tensor]:
+    """Conditions [B, N, C] of a flow, and [1, N, C] for its unconditional prediction."""
+    cond = torch.cat([run.grid.tokens for run in runs])
+    return cond, torch.zeros_like(cond[:1]) if runs[0].null is None else runs[0].null
 
 
 def _joined(items: list[Any]) -> Any:
