@@ -1,4 +1,4 @@
-"""The command line: generate, app, bench.
+"""The command line: generate, app, bench, weights, doctor.
 
 A mistake in the request ends with one sentence on standard error and exit code 2, before anything heavy is
 imported where that is possible; Ctrl-C ends with 130.
@@ -7,8 +7,10 @@ imported where that is possible; Ctrl-C ends with 130.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
+import os
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ from gap3d_app.output import NEEDED_BYTES, check_output
 from gap3d_app.settings import Settings, Spec
 
 DEFAULT_WEIGHTS = "gap3d-mini"
+WEIGHTS_HELP = "weights: a name, a folder, or several with commas to put together (%(default)s)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="make an asset and write its file")
     generate.add_argument("prompt", nargs="?", help="what to make, in words")
     generate.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="file to write: .glb, .ply, .obj, .stl, .mp4 or .json"
+        "-o", "--output", required=True, metavar="FILE",
+        help="file to write: .glb, .ply, .obj, .stl, .mp4 or .json",
     )
     generate.add_argument(
         "--image", metavar="FILE", action="append",
@@ -74,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     app = commands.add_parser("app", help="start the page")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     app.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
-    app.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAME_OR_DIR", help="weights (%(default)s)")
+    app.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAMES_OR_DIRS", help=WEIGHTS_HELP)
     app.set_defaults(run=_app)
 
     bench = commands.add_parser("bench", help="measure time and memory of text to GLB")
@@ -83,11 +87,29 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print the figures as JSON")
     _add_common(bench)
     bench.set_defaults(run=_bench)
+
+    weights = commands.add_parser("weights", help="list, download or check public weights")
+    actions = weights.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="what there is, its size and licence, and whether it is here")
+    listing.add_argument("--json", action="store_true", help="print the list as JSON")
+    pull = actions.add_parser("pull", help="download, with what it needs; goes on where it stopped")
+    pull.add_argument("names", nargs="+", metavar="NAME", help="names from the list")
+    pull.add_argument("--alone", action="store_true", help="without what the named weights need")
+    pull.add_argument("--offline", action="store_true", help="never use the network (as HF_HUB_OFFLINE=1)")
+    pull.add_argument("--quiet", action="store_true", help="no progress bars")
+    verify = actions.add_parser("verify", help="read every file and compare its checksum")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="names from the list; all that are here if none")
+    for action in ("list", "pull", "verify"):
+        actions.choices[action].set_defaults(run=_weights, action=action)
+
+    doctor = commands.add_parser("doctor", help="what this machine can run, and why not")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAME_OR_DIR", help="weights (%(default)s)")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAMES_OR_DIRS", help=WEIGHTS_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
     group = parser.add_argument_group("settings", "values that are not given come from the preset")
     for spec in Settings.specs().values():
@@ -179,15 +201,21 @@ def _load(options: argparse.Namespace) -> Any:
     if options.device not in ("auto", "cpu", "cuda"):
         raise InputError(f"The device is {options.device!r}; it must be auto, cpu or cuda.")
     from gap3d_app.hub import resolve
+    from gap3d_app.sources.names import is_assembled, locate, split
 
-    resolve(options.weights)  # a wrong name is known before torch is
+    names = split(options.weights)
+    if is_assembled(names):  # a wrong name is known before torch is
+        for name in [names] if isinstance(names, str) else names:
+            locate(name)
+    else:
+        resolve(names)
     with _no_garbage():
         import torch
 
         from gap3d_app.pipeline import Gap3DPipeline
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device here; use --device cpu.")
-    return Gap3DPipeline.from_pretrained(options.weights, device=options.device)
+    return Gap3DPipeline.from_pretrained(names, device=options.device)
 
 
 @contextmanager
@@ -252,4 +280,28 @@ def _bench(options: argparse.Namespace) -> int:
 
     figures = bench(_load(options), options.prompt, _given_settings(options), options.runs, options.weights)
     print(json.dumps(figures, indent=2) if options.json else table(figures))
+    return 0
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from gap3d_app.sources import commands
+
+    if options.action == "list":
+        rows = commands.listing()
+        print(json.dumps(rows, indent=2) if options.json else commands.table(rows))
+    elif options.action == "pull":
+        if options.offline:
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        say = functools.partial(print, flush=True)
+        commands.pull_all(options.names, options.alone, say, progress=not options.quiet)
+    else:
+        commands.verify_all(options.names, print)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gap3d_app.doctor import examine, report
+
+    found = examine()
+    print(json.dumps(found, indent=2) if options.json else report(found))
     return 0

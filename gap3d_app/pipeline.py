@@ -25,6 +25,7 @@ from gap3d_app.models.checkpoint import load_model
 from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import PRESETS, Settings
+from gap3d_app.sources.names import Names, is_assembled
 from gap3d_app.stages import Run, Steps
 from gap3d_app.values import Mesh
 
@@ -88,23 +89,32 @@ class Gap3DPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_dir: str | Path = "gap3d-mini", device: str = "auto", dtype: Any = "auto"
+        cls, name_or_dir: Names = "gap3d-mini", device: str = "auto", dtype: Any = "auto"
     ) -> Gap3DPipeline:
-        """Check a weights folder; its networks are loaded when a run first needs them, or by `preload`.
+        """Check the weights; networks are loaded when a run first needs them, or by `preload`.
 
         Args:
-            name_or_dir: "gap3d-mini" (the folder that comes with the repository) or a path.
+            name_or_dir: "gap3d-mini" (the folder that comes with the repository) or a path; or the name, hub
+                repository or folder of public weights, or a list of these, which are put together
+                (`sources.assemble`). Nothing is downloaded.
             device: "auto" (CUDA when there is one), or any torch device.
             dtype: "auto" (bfloat16 where the hardware multiplies it fast, else float32), or a torch dtype.
 
         Raises:
             WeightsError: a file is missing, truncated or altered; the message names it with both sha256.
         """
-        folder = hub.resolve(name_or_dir)
-        weights_hash = hub.verify(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
+        if is_assembled(name_or_dir):
+            from gap3d_app.sources.assemble import assemble
+
+            parts = assemble(name_or_dir)
+            pipeline = cls(parts.folder, parts.args, parts.fingerprint, device, _fast_dtype(device, dtype))
+            pipeline.name = parts.name
+            return pipeline
+        folder = hub.resolve(name_or_dir)
+        weights_hash = hub.verify(folder)
         return cls(folder, hub.read_pipeline(folder), weights_hash, device, _fast_dtype(device, dtype))
 
     def preload(self) -> Gap3DPipeline:
@@ -258,11 +268,15 @@ class Gap3DPipeline:
     def _part(self, name: str) -> nn.Module:
         if name not in self._parts:
             if name not in self.args["models"]:
-                raise WeightsError(f"The weights {self.name!r} have no {name}; use other weights.")
-            stem = self.folder / self.args["models"][name]
+                how = self.args.get("missing", {}).get(name, "use other weights")
+                raise WeightsError(f"The weights {self.name!r} have no {name}; {how}.")
+            source = self.args["models"][name]
             dtype = None if self.dtype == torch.float32 else self.dtype
-            model = load_model(stem, device=self.device, dtype=dtype)
-            if name == "prompt_encoder":
+            if isinstance(source, str):
+                model = load_model(self.folder / source, device=self.device, dtype=dtype)
+            else:  # a Part of public weights, streamed to the device
+                model = source.load(self.device, dtype)
+            if name == "prompt_encoder" and model.tokenizer is None:
                 from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 
                 path = self.folder / self.args.get("tokenizer", "tokenizer.json")

@@ -25,13 +25,16 @@ ALLOWED = {
     "background": set(),
     "prompt": {"background"},
     "hub": set(),
+    "sources": {"hub", "models"},
+    "doctor": {"hub", "sources"},
     "asset": {"geometry", "render", "output"},
     "stages": {"models", "nn", "sparse", "flow", "geometry", "prompt", "settings"},
     "recipe": {"stages", "background"},
-    "pipeline": {"models", "geometry", "asset", "hub", "prompt", "background", "settings", "stages", "recipe"},
+    "pipeline": {"models", "geometry", "asset", "hub", "prompt", "background", "settings", "stages", "recipe",
+                 "sources"},
     "bench": {"pipeline", "settings", "hub", "prompt"},
     "ui": {"pipeline", "asset", "output", "hub", "prompt", "background", "settings", "geometry", "render"},
-    "cli": {"pipeline", "asset", "output", "hub", "prompt", "settings", "bench", "ui", "geometry"},
+    "cli": {"pipeline", "asset", "output", "hub", "prompt", "settings", "bench", "ui", "geometry", "sources", "doctor"},
     "__main__": {"cli"},
 }
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -8,7 +8,6 @@ has not is listed with what it would make possible. Nothing is downloaded.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from typing import Any
 from gap3d_app.errors import WeightsError
 from gap3d_app.hub import PIPELINE
 from gap3d_app.sources import catalog, store
+from gap3d_app.sources.names import locate, read_json, repository
 from gap3d_app.sources.parts import (
     Part,
     grid_dit_part,
     image_encoder_part,
     prompt_encoder_part,
-    read_json,
     text_encoder_part,
     trellis_part,
 )
@@ -76,21 +75,6 @@ class Assembly:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def is_assembled(given: str | Path | list | tuple) -> bool:
-    """Whether this names public parts, and not one folder with a pipeline of the app's own."""
-    if isinstance(given, list | tuple):
-        return True
-    folder = Path(given)
-    if not folder.is_dir():
-        return _repo(str(given)) is not None
-    if not (folder / PIPELINE).is_file():
-        return (folder / "config.json").is_file()
-    try:
-        return str(read_json(folder / PIPELINE).get("name", "")).startswith("Trellis")
-    except WeightsError:
-        return False  # the app's own loader says what is wrong
-
-
 def assemble(given: str | Path | list[str | Path] | tuple[str | Path, ...]) -> Assembly:
     """Recognise the parts and fill the roles of a pipeline.
 
@@ -126,30 +110,6 @@ def assemble(given: str | Path | list[str | Path] | tuple[str | Path, ...]) -> A
     return assembly
 
 
-def locate(item: str | Path) -> Path:
-    """The folder of a local path, a catalog name or a hub repository that was downloaded.
-
-    Raises:
-        WeightsError: it is not on this machine; the message says how to get it.
-    """
-    folder = Path(item)
-    if folder.is_dir():
-        return folder
-    repo = _repo(str(item))
-    if repo is None:
-        raise WeightsError(f"There is no weights folder {str(item)!r}.")
-    found, entry = store.find(repo), catalog.by_repo(repo)
-    if found is not None and not (entry and store.missing_files(entry)):
-        return found
-    if entry is None:
-        raise WeightsError(f"The weights {repo!r} are not on this machine and not in the catalog; give a folder.")
-    part = "complete " if found is not None else ""
-    raise WeightsError(
-        f"The weights {repo!r} are not {part}on this machine; get them ({catalog.human(entry.size)}) with "
-        f"python -m gap3d_app weights pull {entry.name}."
-    )
-
-
 def kind_of(folder: Path) -> str:
     """"image", "text" (TRELLIS pipelines), "gap3d", "qwen", "dinov2" or "clip".
 
@@ -178,17 +138,6 @@ def kind_of(folder: Path) -> str:
     raise WeightsError(f"The folder {folder.name!r} holds neither {PIPELINE} nor config.json; give a weights folder.")
 
 
-def _repo(text: str) -> str | None:
-    """"owner/name" for a repository or a short name of the catalog."""
-    for entry in catalog.SOURCES:
-        if text == entry.name:
-            return entry.repo
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
-        return None
-    known = catalog.by_repo(text)
-    return known.repo if known else text if store.find(text) else None
-
-
 def _companions(kinds: dict[str, Path]) -> dict[str, str]:
     """Repositories that the given kinds make useful, by kind."""
     names = {"image": catalog.IMAGE_LARGE, "dinov2": catalog.DINOV2}
@@ -201,7 +150,7 @@ def _companions(kinds: dict[str, Path]) -> dict[str, str]:
 
 def _name(folder: Path, given: str) -> str:
     """"TRELLIS-image-large" for a repository, else the folder's name."""
-    return folder.resolve().name if Path(given).is_dir() else (_repo(given) or given).split("/")[-1]
+    return folder.resolve().name if Path(given).is_dir() else (repository(given) or given).split("/")[-1]
 
 
 def _fill_trellis(assembly: Assembly, kinds: dict[str, Path]) -> None:
@@ -297,7 +246,7 @@ def _note_missing(assembly: Assembly) -> None:
             how = "python -m gap3d_app weights pull qwen" if qwen else "a GAP3D checkpoint folder (none is published)"
         else:
             how = f"python -m gap3d_app weights pull {where}"
-        assembly.missing[role] = f"{role} would enable {what}; get it with {how}"
+        assembly.missing[role] = f"it would enable {what}; get it with {how}"
     for role in ("structure_decoder", "slat_decoder_mesh"):
         if role in assembly.missing:
-            raise WeightsError(f"The weights {assembly.name!r} can make nothing yet: {assembly.missing[role]}.")
+            raise WeightsError(f"The weights {assembly.name!r} have no {role}; {assembly.missing[role]}.")

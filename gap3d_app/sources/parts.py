@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from gap3d_app.errors import WeightsError
 from gap3d_app.models.checkpoint import build_model, read_config, weight_files
 from gap3d_app.models.gap3d_checkpoint import split_checkpoint
 from gap3d_app.models.streaming import StoredTensor, checkpoint_files, joined, load_streamed, stored_tensors
+from gap3d_app.sources.names import read_json
 
 NEW_TOKENS = 3
 """Rows that GAP3D adds to Qwen's vocabulary: [IMG], [/IMG], <image> (gap3d.md 2.2)."""
@@ -39,21 +39,6 @@ class Part:
             WeightsError: files are missing or damaged, or do not fit the network.
         """
         return self.build(device, dtype)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        WeightsError: missing, or not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-        return content
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"The file {path.name!r} of {path.parent.name!r} cannot be used: {error}.") from None
 
 
 def trellis_part(stem: Path) -> Part:

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from gap3d_app.errors import WeightsError
 from gap3d_app.sources import catalog, store
-from gap3d_app.sources.assemble import assemble, is_assembled, kind_of
+from gap3d_app.sources.assemble import assemble, kind_of
+from gap3d_app.sources.names import is_assembled, split
 from tests.sources import published
 
 CPU = torch.device("cpu")
@@ -231,4 +232,5 @@ def test_the_fingerprint_follows_the_files(folders, tmp_path):
 
 def test_which_names_are_assembled(folders, tiny_weights):
     assert is_assembled(folders["image"]) and is_assembled([tiny_weights]) and is_assembled("trellis-text-base")
+    assert split("a,b") == ["a", "b"] and split("a") == "a"
     assert not is_assembled(tiny_weights) and not is_assembled("gap3d-mini") and not is_assembled("nobody/nothing")

@@ -1,0 +1,190 @@
+"""Download of catalog entries through huggingface_hub into the cache that its users share.
+
+Every file is resumed where an earlier try stopped, compared with the hub's checksum (sha256 of a large file, git's
+hash of a small one) before it takes its place, and asked for at one fixed commit.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gap3d_app.errors import Gap3DError, WeightsError
+from gap3d_app.sources import store
+from gap3d_app.sources.catalog import Source, human
+
+SPARE_BYTES = 200_000_000
+"""What a download leaves free on the disk."""
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """What the hub says about one file."""
+
+    name: str
+    size: int
+    checksum: str
+    location: str
+
+    def blob(self, repo: str) -> Path:
+        return store.repo_dir(repo) / "blobs" / self.checksum
+
+    def partial(self, repo: str) -> Path:
+        return self.blob(repo).with_name(self.checksum + ".partial")
+
+    def here(self, repo: str) -> int:
+        """Bytes that need no download."""
+        for path in (self.blob(repo), self.partial(repo)):
+            if path.is_file():
+                return min(path.stat().st_size, self.size)
+        return 0
+
+
+def pull(
+    source: Source, say: Callable[[str], None] = print, progress: bool = True, endpoint: str | None = None
+) -> Path:
+    """Fetch what is missing of a source.
+
+    Args:
+        source: the catalog entry.
+        say: takes one line a file.
+        progress: show huggingface_hub's bars on standard error.
+        endpoint: the hub's address; HF_ENDPOINT, else the public hub, when None.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        WeightsError: offline, no room on the disk, the hub cannot be reached or lacks a file, or a download is not
+            what the hub announced (named with both checksums).
+    """
+    if not store.missing_files(source):
+        say(f"{source.name}: already here")
+        return store.find(source.repo)
+    if store.offline():
+        raise WeightsError(
+            f"The weights {source.name!r} are not complete on this machine and the network is off; unset "
+            "HF_HUB_OFFLINE, leave out --offline, or copy the cache from another machine."
+        )
+    try:
+        revision = store.revision_here(source.repo) or _newest(source, endpoint)
+        remote = [_ask(source, name, revision, endpoint) for name in source.files]
+        _check_room(source, remote)
+        for number, file in enumerate(remote, 1):
+            fetched = _fetch(source, file, progress)
+            _link(source, file, revision)
+            say(f"{source.name} {number}/{len(remote)}: {file.name}, {human(file.size)}{fetched}")
+    except Gap3DError:
+        raise
+    except Exception as error:  # whatever the HTTP library of the day raises, and full or read-only disks
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(
+            f"The download of {source.name!r} stopped ({reason[0].rstrip('.')}); run the command again, it goes on "
+            "where it stopped."
+        ) from error
+    if not source.revision:
+        reference = store.repo_dir(source.repo) / "refs" / "main"
+        reference.parent.mkdir(exist_ok=True)
+        reference.write_text(revision)
+    return store.find(source.repo)
+
+
+def _newest(source: Source, endpoint: str | None) -> str:
+    """The newest commit; later downloads stay with it."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint).model_info(source.repo).sha
+
+
+def _ask(source: Source, name: str, revision: str, endpoint: str | None) -> _Remote:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(source.repo, name, revision=revision, endpoint=endpoint)
+    found = get_hf_file_metadata(url, endpoint=endpoint, retry_on_errors=True)
+    if not found.etag or not set(found.etag) <= set("0123456789abcdef") or len(found.etag) not in (40, 64):
+        raise WeightsError(f"The hub gives no checksum for {name!r} of {source.repo!r}; nothing was downloaded.")
+    if found.commit_hash not in (None, revision):
+        raise WeightsError(
+            f"The hub gives {name!r} of {source.repo!r} at commit {found.commit_hash}, not at the pinned {revision}."
+        )
+    return _Remote(name, found.size or 0, found.etag, found.location)
+
+
+def _check_room(source: Source, remote: list[_Remote]) -> None:
+    wanted = sum(file.size - file.here(source.repo) for file in remote)
+    folder = store.cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if wanted + SPARE_BYTES > free:
+        raise WeightsError(
+            f"The weights {source.name!r} need {human(wanted)} more on the disk, but {human(free)} are free in "
+            f"{str(folder)!r}; make room or set HF_HUB_CACHE to another disk."
+        )
+
+
+def _fetch(source: Source, file: _Remote, progress: bool) -> str:
+    """Bring one file into place; returns how, for people."""
+    from huggingface_hub.utils import WeakFileLock
+
+    blob, partial = file.blob(source.repo), file.partial(source.repo)
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(str(blob) + ".lock"):
+        if blob.is_file():
+            return " (was here)"
+        start = partial.stat().st_size if partial.is_file() else 0
+        if start > file.size:
+            partial.unlink()
+            start = 0
+        with partial.open("ab") as target:
+            _get(file, target, start, progress)
+        found = store.checksum(partial, file.checksum)
+        if found != file.checksum:
+            partial.unlink()
+            kind = "sha256" if len(file.checksum) == 64 else "git hash"
+            raise WeightsError(
+                f"The download of {file.name!r} of {source.repo!r} is damaged: expected {kind} {file.checksum}, "
+                f"found {found}; it was removed, run the command again."
+            )
+        partial.replace(blob)
+    return f" (resumed at {human(start)})" if start else ""
+
+
+def _get(file: _Remote, target: Any, start: int, progress: bool) -> None:
+    """One GET with a Range where some bytes are here; lost connections are taken up again by the library."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers
+    from huggingface_hub.utils import disable_progress_bars as hide
+    from huggingface_hub.utils import enable_progress_bars as show
+
+    # A file that lies on another host is asked for there, where the user's token has no business.
+    headers = build_hf_headers() if "/resolve/" in file.location else {}
+    headers["Accept-Encoding"] = "identity"  # a packed answer has no length, and its rest cannot be asked for
+    hidden = are_progress_bars_disabled()
+    if not progress:
+        hide()
+    try:
+        http_get(
+            file.location, target, resume_size=start, headers=headers, expected_size=file.size,
+            displayed_filename=file.name,
+        )  # fmt: skip
+    finally:
+        if not hidden:
+            show()
+
+
+def _link(source: Source, file: _Remote, revision: str) -> None:
+    """`snapshots/<commit>/<file>` to the blob, or a copy where links cannot be made."""
+    path = store.repo_dir(source.repo) / "snapshots" / revision / file.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        return
+    path.unlink(missing_ok=True)  # a link to a blob that has gone
+    blob = file.blob(source.repo)
+    up = len(path.relative_to(store.repo_dir(source.repo)).parts) - 1
+    try:
+        path.symlink_to(Path(*[".."] * up, "blobs", blob.name))
+    except OSError:
+        shutil.copyfile(blob, path)
