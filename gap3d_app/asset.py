@@ -69,7 +69,7 @@ def _write_glb(asset: Asset, path: Path) -> None:
 def _write_ply(asset: Asset, path: Path) -> None:
     from gap3d_app.geometry.ply import save_gaussians
 
-    save_gaussians(asset.gaussians, path)
+    save_gaussians(asset.gaussians, path, min_opacity=asset.recipe.get("settings", {}).get("min_opacity", 0.0))
 
 
 def _write_obj(asset: Asset, path: Path) -> None:

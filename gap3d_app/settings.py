@@ -180,6 +180,10 @@ class Settings:
         "float", 1.0, "Size", "Length in metres that one unit of the unit cube has in the exported file.",
         "export", minimum=0.001, maximum=1000.0, step=0.1, unit="metres",
     )
+    min_opacity: float = _setting(
+        "float", 0.0, "Least opacity", "Gaussians that are less opaque are left out of the PLY.", "export",
+        minimum=0.0, maximum=1.0, step=0.01,
+    )
     formats: tuple[str, ...] = _setting(
         "multi", ("glb", "ply"), "Formats",
         "Files that will be asked for; Gaussians are decoded for ply only.", "export", choices=FORMATS,
