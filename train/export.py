@@ -22,10 +22,10 @@ PARTS = {
     "prompt_encoder": "grid_alignment",
     "grid_dit": "grid_alignment",
     "image_encoder": "image_encoder",
-    "structure_flow": "structure_flow",
+    "structure_flow": "structure_tuning",
     "structure_encoder": "structure_vae",
     "structure_decoder": "structure_vae",
-    "slat_flow": "slat_flow",
+    "slat_flow": "slat_tuning",
     "slat_encoder": "slat_vae",
     "slat_decoder_gs": "slat_vae",
     "slat_decoder_mesh": "slat_vae",
@@ -50,7 +50,7 @@ def export(runs: Path, out: Path, settings: Path) -> None:
     shutil.copy(runs / "language_model" / "model" / "tokenizer.json", out / "tokenizer.json")
     for suffix in (".json", ".safetensors"):
         shutil.copy(runs / "probe" / "model" / f"probe{suffix}", out / f"probe{suffix}")
-    normalization = json.loads((runs / "slat_flow" / "model" / "slat_normalization.json").read_text())
+    normalization = json.loads((runs / "slat_tuning" / "model" / "slat_normalization.json").read_text())
     args = {
         "models": {role: role for role in SERVED},
         "tokenizer": "tokenizer.json",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gap3d_app.models.checkpoint import load_model
+from train.generated_grids import read_grids
 from train.recolor import recolored
 
 SIGMA_MIN = 1e-5
@@ -30,15 +31,32 @@ class ConditionSource:
     get noise of a random size up to `noise` and are layer-normalised again, because at inference the tokens
     often come from the grid transformer and are not exact. Half of the views are view 0, the one that text
     prompts generate. Pictures are seen in the colours of `maps` (train/recolor.py).
+
+    With `generated` (a file of train.generated_grids) a `share` of the samples get the grid that a caption of the
+    asset led to instead, as it is.
     """
 
-    def __init__(self, encoder: Path | str, drop: float, noise: float, device: str | torch.device):
+    def __init__(
+        self, encoder: Path | str, drop: float, noise: float, assets: int, device: str | torch.device,
+        generated: str | None = None, share: float = 0.5,
+    ):  # fmt: skip
         self.encoder = load_model(encoder, device=device).eval().requires_grad_(False)
         self.drop, self.noise = drop, noise
+        self.generated = None if generated is None else read_grids(generated, assets, device)
+        self.share = 0.0 if generated is None else share
+
+    def draw_generated(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count] bool: the samples that are to see a generated grid."""
+        return torch.rand(count, generator=generator, device=generator.device) < self.share
 
     @torch.no_grad()
-    def __call__(self, data, ids: Tensor, generator: torch.Generator, maps: Tensor) -> Tensor:
-        """Tokens [B, N, C] for assets `ids` of `data`, recoloured by `maps` [B, 3, 3]."""
+    def __call__(
+        self, data, ids: Tensor, generator: torch.Generator, maps: Tensor, from_text: Tensor | None = None
+    ) -> Tensor:
+        """Tokens [B, N, C] for assets `ids` of `data`, recoloured by `maps` [B, 3, 3].
+
+        Samples of `from_text` [B] see the generated grid of their asset, in its own colours.
+        """
         b, device = len(ids), ids.device
         r = torch.rand(b, 5, generator=generator, device=device)
         views = data.views.shape[1]
@@ -49,4 +67,6 @@ class ConditionSource:
         size = self.noise * r[:, 2] * (r[:, 3] < 0.5)
         noise = torch.randn(tokens.shape, generator=generator, device=device)
         tokens = torch.nn.functional.layer_norm(tokens + size[:, None, None] * noise, tokens.shape[-1:])
+        if self.generated is not None and from_text is not None:
+            tokens = torch.where(from_text[:, None, None], self.generated[ids].float(), tokens)
         return tokens * (r[:, 4] >= self.drop)[:, None, None]

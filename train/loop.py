@@ -370,7 +370,7 @@ def training_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
+def read_yaml(description: str) -> tuple[dict, Path]:
     """Parse `--config FILE --out DIR [key=value ...]`; overrides use dots (`loop.steps=10`).
 
     Also makes the process's own GPU the current one, when `accelerate launch` started several.
@@ -390,13 +390,19 @@ def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
         for part in path:
             node = node.setdefault(part, {})
         node[name] = yaml.safe_load(value)
+    return config, args.out or Path("runs") / args.config.stem
+
+
+def read_config(description: str) -> tuple[dict, LoopConfig, Path]:
+    """`read_yaml` for a stage that trains: its settings, those of the loop, its folder."""
+    config, out = read_yaml(description)
     known = {f.name for f in fields(LoopConfig)}
     unknown = set(config["loop"]) - known
     if unknown:
-        raise SystemExit(f"{args.config}: unknown loop settings {sorted(unknown)}; known: {sorted(known)}")
+        raise SystemExit(f"unknown loop settings {sorted(unknown)}; known: {sorted(known)}")
     loop = LoopConfig(**config["loop"])
     for f in fields(loop):
         if f.type is float:  # YAML reads 7e-4, which has no point, as a word
             setattr(loop, f.name, float(getattr(loop, f.name)))
     torch.manual_seed(loop.seed)  # networks are built next
-    return config, loop, args.out or Path("runs") / args.config.stem
+    return config, loop, out

@@ -3,7 +3,7 @@
     python -m train.mini [--gpus N] [--steps assets stages export] [--only STAGE ...] [overrides]
 
 The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done, on the GPU
-with the least to do; the last one takes all GPUs that are idle then. A stage that was interrupted goes on from its
+with the least to do; the SLAT flow takes all that are idle then. A stage that was interrupted goes on from its
 checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all stages
 (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to `runs/<stage>.log`.
 """
@@ -21,10 +21,19 @@ import torch
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage reads from other stages, and its share of a GPU (2 fills one)."""
+    """How a stage is run.
+
+    Attributes:
+        needs: stages whose results it reads.
+        load: its share of a GPU; 2 fills one.
+        module: its module in `train`, when not named like the stage.
+        wide: takes all GPUs that are idle when it starts.
+    """
 
     needs: tuple[str, ...] = ()
     load: int = 2
+    module: str = ""
+    wide: bool = False
 
 
 STAGES = {
@@ -33,9 +42,12 @@ STAGES = {
     "language_model": Plan(),
     "structure_vae": Plan(load=1),
     "probe": Plan(load=1),
-    "structure_flow": Plan(("image_encoder", "structure_vae")),
     "grid_alignment": Plan(("image_encoder", "language_model")),
-    "slat_flow": Plan(("image_encoder", "slat_vae")),
+    "structure_flow": Plan(("image_encoder", "structure_vae")),
+    "slat_flow": Plan(("image_encoder", "slat_vae"), wide=True),
+    "generated_grids": Plan(("grid_alignment",), load=1),
+    "structure_tuning": Plan(("structure_flow", "generated_grids"), module="structure_flow"),
+    "slat_tuning": Plan(("slat_flow", "generated_grids"), module="slat_flow", wide=True),
 }
 """In the order in which they start when several could."""
 
@@ -56,7 +68,8 @@ def stage_command(stage: str, overrides: list[str], processes: int = 1) -> list[
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
     launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
     own = [o.removeprefix(f"{stage}:") for o in overrides if ":" not in o.split("=")[0] or o.startswith(f"{stage}:")]
-    return [*launch, "-m", f"train.{stage}", "--config", f"train/configs/mini/{stage}.yaml", *own]
+    module = STAGES[stage].module or stage
+    return [*launch, "-m", f"train.{module}", "--config", f"train/configs/mini/{stage}.yaml", *own]
 
 
 @dataclass
@@ -98,7 +111,7 @@ class Schedule:
             for gpu in places:
                 load[gpu] += STAGES[other].load
         idle = [gpu for gpu, value in enumerate(load) if value == 0]
-        if not self.waiting and len(idle) > 1:
+        if STAGES[stage].wide and len(idle) > 1:
             return idle
         return [min(range(self.gpus), key=load.__getitem__)]
 

@@ -38,7 +38,7 @@ class SLatFlowStage(Stage):
         self.max_voxels = max_voxels
         self.data = PackedAssets(data, device, views=views, surface=True)
         self.test = PackedAssets(test, device, views=views, surface=True)
-        self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
+        self.condition = ConditionSource(parts["image_encoder"], assets=len(self.data), device=device, **condition)
         encoder = load_model(parts["slat_encoder"], device=device).eval()
         stem = parts.get("slat_decoder")
         self._decoder = [load_model(stem, device=device).eval().requires_grad_(False)] if stem else []
@@ -70,11 +70,13 @@ class SLatFlowStage(Stage):
         """Noisy latents of random assets, half of them recoloured, with condition tokens and times."""
         ids = self.data.draw(batch_size, generator, self.max_voxels)
         variant = torch.randint(2, (batch_size,), generator=generator, device=ids.device)
-        return self._batch(self.data, self.latents, self.maps, ids, variant, generator)
+        from_text = self.condition.draw_generated(batch_size, generator)
+        variant[from_text] = 0  # a caption names the asset's own colours
+        return self._batch(self.data, self.latents, self.maps, ids, variant, generator, from_text)
 
     def _batch(
         self, data: PackedAssets, latents: Tensor, maps: Tensor, ids: Tensor, variant: Tensor,
-        generator: torch.Generator,
+        generator: torch.Generator, from_text: Tensor | None = None,
     ) -> dict:  # fmt: skip
         """Assets `ids` [B] in colours `variant` [B] of `latents` [variants, voxels, 8], `maps` [variants, A, 3, 3]."""
         rows, batch = data.rows(ids)
@@ -83,7 +85,7 @@ class SLatFlowStage(Stage):
         t = sample_times(len(ids), generator)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         x_t, velocity = noisy_state(x0, noise, t[batch][:, None])
-        cond = self.condition(data, ids, generator, maps[variant, ids])
+        cond = self.condition(data, ids, generator, maps[variant, ids], from_text)
         return {"x": x_t, "coords": coords, "t": t * 1000, "v": velocity, "cond": cond}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

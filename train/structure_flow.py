@@ -32,7 +32,7 @@ class StructureFlowStage(Stage):
         self.flow = SparseStructureFlowModel.from_args(**model)
         self.data = PackedAssets(data, device, views=views)
         self.test = PackedAssets(test, device, views=views)
-        self.condition = ConditionSource(parts["image_encoder"], device=device, **condition)
+        self.condition = ConditionSource(parts["image_encoder"], assets=len(self.data), device=device, **condition)
         self._decoder = [load_model(parts["structure_decoder"], device=device).eval()]
         encoder = load_model(parts["structure_encoder"], device=device).eval()
         self.latents = self._encode(encoder, self.data)
@@ -54,7 +54,8 @@ class StructureFlowStage(Stage):
         t = sample_times(batch_size, generator)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x_t, velocity = noisy_state(x0, noise, t.view(-1, 1, 1, 1, 1))
-        cond = self.condition(self.data, ids, generator, color_maps(batch_size, generator)[0])
+        maps, from_text = color_maps(batch_size, generator)[0], self.condition.draw_generated(batch_size, generator)
+        cond = self.condition(self.data, ids, generator, maps, from_text)
         return {"x": x_t, "t": t * 1000, "v": velocity, "cond": cond}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

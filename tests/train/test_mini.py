@@ -26,6 +26,16 @@ def test_four_gpus():
     assert begin_all(schedule) == {"grid_alignment": [2]}
     schedule.end("slat_vae", 0)
     assert begin_all(schedule) == {"slat_flow": [0, 3]}  # all that is idle
+    schedule.end("grid_alignment", 0)
+    assert begin_all(schedule) == {"generated_grids": [2]}
+    for stage in ("generated_grids", "slat_flow"):
+        schedule.end(stage, 0)
+    assert begin_all(schedule) == {"slat_tuning": [0, 2, 3]}
+    schedule.end("structure_flow", 0)
+    assert begin_all(schedule) == {"structure_tuning": [1]}
+    for stage in list(schedule.running):
+        schedule.end(stage, 0)
+    assert not schedule.waiting and schedule.done == set(STAGES)
 
 
 def test_one_gpu_runs_them_side_by_side():
@@ -35,7 +45,7 @@ def test_one_gpu_runs_them_side_by_side():
     )
     for stage in list(schedule.running):
         schedule.end(stage, 0)
-    assert begin_all(schedule) == dict.fromkeys(("structure_flow", "grid_alignment", "slat_flow"), [0])
+    assert begin_all(schedule) == dict.fromkeys(("grid_alignment", "structure_flow", "slat_flow"), [0])
 
 
 def test_what_needs_a_failed_stage_is_left_out():
@@ -44,7 +54,10 @@ def test_what_needs_a_failed_stage_is_left_out():
     for stage in list(schedule.running):
         schedule.end(stage, int(stage == "slat_vae"))
     assert set(begin_all(schedule)) == {"structure_flow", "grid_alignment"}
-    assert schedule.failed == ["slat_vae", "slat_flow"] and not schedule.waiting
+    assert schedule.failed == ["slat_vae", "slat_flow", "slat_tuning"]
+    for stage in ("structure_flow", "grid_alignment"):
+        schedule.end(stage, 0)
+    assert set(begin_all(schedule)) == {"generated_grids"}
 
 
 def test_a_stage_alone_takes_what_ran_before():

@@ -20,6 +20,8 @@ from train import loop as loop_module
 from train.data import pack
 from train.data.packed import PackedAssets
 from train.eval.probe import Probe
+from train.flow_matching import ConditionSource
+from train.generated_grids import make_grids, read_grids, write_grids
 from train.grid_alignment import GridAlignmentStage
 from train.image_encoder import ImageEncoderStage, known_accuracy, known_cross_entropy
 from train.language_model import LanguageModelStage
@@ -71,6 +73,7 @@ WRITES = {
     "slat_flow": ["slat_flow", "slat_normalization"],
     "grid_alignment": ["grid_dit", "prompt_encoder"],
 }
+TUNES = {"structure_tuning": "structure_flow", "slat_tuning": "slat_flow"}
 LOOP = LoopConfig(steps=1, batch_size=4, muon_lr=0.0, warmup=1, log_every=1, sample_every=1)
 
 
@@ -117,9 +120,22 @@ class Runs:
         objective = {"sample_time": "uniform", "drop_probability": 0.1}
         return GridAlignmentStage(model, **data, parts=parts, objective=objective, views=2)
 
+    def grids(self) -> Path:
+        """Generated grids of all assets."""
+        path = self.folder / "generated_grids" / "grids.safetensors"
+        if not path.exists():
+            parts = {k: str(self.trained("grid_alignment") / "model" / k) for k in ("prompt_encoder", "grid_dit")}
+            parts["tokenizer"] = str(self.folder / "language_model" / "model" / "tokenizer.json")
+            data = PackedAssets(self.data, "cpu")
+            write_grids(make_grids(data, parts, {"steps": 2, "solver": "ab2"}, 4, 0, "cpu"), path.parent)
+        return path
+
     def trained(self, name: str) -> Path:
-        """Folder of the stage's finished run."""
+        """Folder of the stage's finished run; a tuning stage's is a run of the flow it goes on with."""
         out = self.folder / name
+        if name in TUNES and name not in self.metrics:
+            stage = self.stage(TUNES[name], out)
+            self.metrics[name] = run(stage, replace(LOOP, init={"flow": self.part(TUNES[name])}), out)
         if name not in self.metrics:
             self.metrics[name] = run(self.stage(name, out), LOOP, out)
         return out
@@ -179,7 +195,7 @@ def test_probe_reads_its_file(runs):
 def test_export_of_all_parts(runs, tmp_path):
     from gap3d_app import Gap3DPipeline, hub
 
-    for name in WRITES:
+    for name in (*WRITES, *TUNES):
         runs.trained(name)
     out = tmp_path / "weights"
     export_module.export(runs.folder, out, Path(export_module.__file__).parent / "configs" / "mini" / "pipeline.yaml")
@@ -189,6 +205,20 @@ def test_export_of_all_parts(runs, tmp_path):
     pipe = Gap3DPipeline.from_pretrained(str(out))
     assert len(pipe.args["slat_normalization"]["std"]) == 8
     assert min(pipe.args["slat_normalization"]["std"]) > 0.99e-4  # a fresh encoder says 0 everywhere
+
+
+@pytest.mark.parametrize("name", ["structure_flow", "slat_flow"])
+def test_flows_see_generated_grids(runs, name, tmp_path):
+    stage = runs.stage(name, tmp_path)
+    tokens = load_file(runs.grids())["tokens"]
+    assert tokens.dtype == torch.float16 and tokens.isfinite().all() and len(tokens) == len(stage.data)
+    stage.condition = ConditionSource(
+        runs.part("image_encoder"), 0.0, 0.6, len(stage.data), "cpu", generated=str(runs.grids()), share=1.0
+    )
+    cond = stage.next_batch(4, torch.Generator().manual_seed(0))["cond"]
+    assert all(any(torch.equal(row, known.float()) for known in tokens) for row in cond)
+    with pytest.raises(ValueError, match="make them anew"):
+        read_grids(runs.grids(), 99, "cpu")
 
 
 class Interrupted(Exception):
