@@ -215,7 +215,7 @@ def _load(options: argparse.Namespace) -> Any:
         from gap3d_app.pipeline import Gap3DPipeline
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device here; use --device cpu.")
-    return Gap3DPipeline.from_pretrained(names, device=options.device)
+    return Gap3DPipeline.from_pretrained(options.weights, device=options.device)
 
 
 @contextmanager

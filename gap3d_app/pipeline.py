@@ -25,7 +25,7 @@ from gap3d_app.models.checkpoint import load_model
 from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import PRESETS, Settings
-from gap3d_app.sources.names import Names, is_assembled
+from gap3d_app.sources.names import Names, is_assembled, split
 from gap3d_app.stages import Run, Steps
 from gap3d_app.values import Mesh
 
@@ -95,8 +95,8 @@ class Gap3DPipeline:
 
         Args:
             name_or_dir: "gap3d-mini" (the folder that comes with the repository) or a path; or the name, hub
-                repository or folder of public weights, or a list of these, which are put together
-                (`sources.assemble`). Nothing is downloaded.
+                repository or folder of public weights, or several of these (a list, or commas between them),
+                which are put together by `sources.assemble`. Nothing is downloaded.
             device: "auto" (CUDA when there is one), or any torch device.
             dtype: "auto" (bfloat16 where the hardware multiplies it fast, else float32), or a torch dtype.
 
@@ -106,6 +106,7 @@ class Gap3DPipeline:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
+        name_or_dir = split(name_or_dir)
         if is_assembled(name_or_dir):
             from gap3d_app.sources.assemble import assemble
 

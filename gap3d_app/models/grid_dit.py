@@ -324,7 +324,7 @@ class GridDiT(nn.Module):
         has biases, so projected zeros are not zero (spec 4.4). cond_mask: ``[B, L]``, 1 keep, 0 ignore.
         """
         model = self.model
-        tokens = model.caption_projection(cond)
+        tokens = model.caption_projection(cond.to(model.cls_embed.weight.dtype))
         keys_values = [block.cross_key_value(tokens) for block in model.layers]
         key_mask = None if cond_mask is None else cond_mask.bool()[:, None, None, :]
         pooled = model.time_caption_embed.pooled(tokens, cond_mask)

@@ -48,7 +48,7 @@ def sample_grid(
 
     dit: the network; cond ``[B, L, D]`` from the prompt encoder (the unconditional branch is zeros of it);
     noise: `GridState` of batch B. The condition's share of the network is computed once, before the first
-    step.
+    step. A network in half precision computes in it; the state stays in the dtype of the noise.
     """
     sampler = sampler or grid_sampler()
     batch, device = cond.shape[0], cond.device
@@ -60,6 +60,10 @@ def sample_grid(
 
     # The sampler passes markers, 1 conditional and 0 unconditional, in place of the conditions themselves.
     def velocity(state: tuple[Tensor, ...], timestep: Tensor, marker: Tensor) -> tuple[Tensor, ...]:
+        narrow = tuple(part.to(both.tokens.dtype) for part in state)
+        return tuple(part.to(noise.patch.dtype) for part in narrow_velocity(narrow, timestep, marker))
+
+    def narrow_velocity(state: tuple[Tensor, ...], timestep: Tensor, marker: Tensor) -> tuple[Tensor, ...]:
         if timestep.shape[0] == batch:
             return tuple(dit(*state, None, timestep, cond_cache=halves[0 if marker is ones else 1]))
         if not side_by_side(device):

@@ -241,11 +241,14 @@ def _note_missing(assembly: Assembly) -> None:
     for role, (what, where) in ENABLES.items():
         if role in parts:
             continue
-        if where is None:
-            qwen = role == "prompt_encoder" and "grid_dit" in parts
-            how = "python -m gap3d_app weights pull qwen" if qwen else "a GAP3D checkpoint folder (none is published)"
-        else:
+        if where is not None:
             how = f"python -m gap3d_app weights pull {where}"
+        elif role == "prompt_encoder" and "grid_dit" in parts:
+            how = "python -m gap3d_app weights pull qwen"
+        else:
+            how = "a GAP3D checkpoint folder (none is published)"
+            if "text_slat_flow" not in parts:
+                how += ", or use TRELLIS's text models: python -m gap3d_app weights pull trellis-text-xlarge"
         assembly.missing[role] = f"it would enable {what}; get it with {how}"
     for role in ("structure_decoder", "slat_decoder_mesh"):
         if role in assembly.missing:

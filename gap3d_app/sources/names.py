@@ -14,9 +14,10 @@ from gap3d_app.sources import catalog, store
 Names = str | Path | list[str | Path] | tuple[str | Path, ...]
 
 
-def split(text: str) -> str | list[str]:
-    """What the command line was given: one name, or several with commas between them."""
-    return text.split(",") if "," in text and not Path(text).is_dir() else text
+def split(given: Names) -> Names:
+    """Several names with commas between them as a list; anything else as it is."""
+    several = isinstance(given, str) and "," in given and not Path(given).is_dir()
+    return given.split(",") if several else given
 
 
 def is_assembled(given: Names) -> bool:

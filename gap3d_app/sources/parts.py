@@ -44,11 +44,14 @@ class Part:
 def trellis_part(stem: Path) -> Part:
     """A TRELLIS network from `<stem>.json` and `<stem>.safetensors`.
 
-    The files hold float32 and float16 values; a dtype of None gives float32 throughout, which is exact.
+    The files hold float32 and float16 values; a dtype of None gives float32 throughout, which is exact. On a graphics
+    card any other dtype means float16, in which these networks were trained and released (trellis.md 2.6).
     """
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         name, args = read_config(stem)
         tensors = stored_tensors(weight_files(stem))
+        if dtype is not None and device.type == "cuda":
+            dtype = torch.float16
         return load_streamed(lambda: build_model(name, args), tensors, device, dtype, stem.name)
 
     return Part(tuple(weight_files(stem)), build)

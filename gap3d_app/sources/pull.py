@@ -74,6 +74,8 @@ def pull(
         remote = [_ask(source, name, revision, endpoint) for name in source.files]
         _check_room(source, remote)
         for number, file in enumerate(remote, 1):
+            if not file.blob(source.repo).is_file():
+                file = _ask(source, file.name, revision, endpoint)  # addresses of large files hold for minutes only
             fetched = _fetch(source, file, progress)
             _link(source, file, revision)
             say(f"{source.name} {number}/{len(remote)}: {file.name}, {human(file.size)}{fetched}")

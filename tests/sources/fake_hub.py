@@ -1,4 +1,7 @@
-"""A hub on this machine: repositories in memory, HEAD and GET with Range, connections that break on purpose."""
+"""A hub on this machine: repositories in memory, HEAD and GET with Range, connections that break on purpose.
+
+As on the real one, large files (here: safetensors) lie on another host, to which HEAD's answer points.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class FakeHub:
                     self.wfile.write(body)
 
             def _file(self) -> tuple[str, str] | None:
-                match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+                match = re.fullmatch(r"/([^/]+/[^/]+)/(?:resolve|large)/([^/]+)/(.+)", self.path)
                 key = match and f"{match[1]}/{match[3]}"
                 return (key, match[2]) if key in hub.files else None
 
@@ -55,7 +58,12 @@ class FakeHub:
                 commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
                 headers = {"ETag": f'"{etag(content, key)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes",
                            "Content-Length": str(len(content))}  # fmt: skip
-                self._answer(b"", headers=headers, send=False)
+                if not key.endswith(".safetensors"):
+                    return self._answer(b"", headers=headers, send=False)
+                away = f"http://localhost:{hub.server.server_port}" + self.path.replace("/resolve/", "/large/")
+                headers |= {"Location": away, "ETag": '"of the redirect"', "Content-Length": "0",
+                            "X-Linked-ETag": headers["ETag"], "X-Linked-Size": str(len(content))}  # fmt: skip
+                self._answer(b"", 302, headers, send=False)
 
             def do_GET(self):
                 if re.fullmatch(r"/api/models/[^/]+/[^/]+", self.path):
@@ -65,6 +73,8 @@ class FakeHub:
                 if not found:
                     return self._answer(b"", 404)
                 key, span = found[0], self.headers.get("Range")
+                if key.endswith(".safetensors") != ("/large/" in self.path):
+                    return self._answer(b"", 404)
                 hub.requests.append(("GET", key, span))
                 content = hub.files[key]
                 if key in hub.lie:

@@ -1,0 +1,123 @@
+"""Whole runs with published layouts: what is there works, what is not is named."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gap3d_app.cli import main
+from gap3d_app.errors import WeightsError
+from gap3d_app.pipeline import Gap3DPipeline
+from tests.sources import published
+
+REPO = Path(__file__).resolve().parents[2]
+STEPS = dict(grid_steps=2, structure_steps=3, slat_steps=3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("published")
+    found = {"image": published.image_pipeline(root / "image"), "dinov2": published.dinov2(root / "dinov2")[0]}
+    found["qwen"] = published.qwen(root / "qwen")[0]
+    found["gap3d"] = published.gap3d(root / "gap3d", found["qwen"])[0]
+    return found
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    image = Image.new("RGBA", (64, 64))
+    image.paste((200, 40, 40, 255), (10, 20, 50, 60))
+    return image
+
+
+def test_a_picture_without_gap3d(folders, picture):
+    pipe = Gap3DPipeline.from_pretrained([folders["image"], folders["dinov2"]], device="cpu", dtype="float32")
+    asset = pipe(image=picture, structure_steps=3, slat_steps=3)
+    assert len(asset.mesh.faces) and asset.recipe["weights"]["name"] == "image"
+    assert len(asset.recipe["weights"]["manifest_sha256"]) == 64
+    assert pipe.settings().structure_guidance == 5.0
+    with pytest.raises(WeightsError, match="have no prompt_encoder; it would enable text.*weights pull trellis-text"):
+        pipe("a red chair")
+
+
+def test_without_the_image_encoder(folders, picture):
+    pipe = Gap3DPipeline.from_pretrained(folders["image"], device="cpu")
+    with pytest.raises(WeightsError, match="have no image_encoder; it would enable image prompts.*pull dinov2"):
+        pipe(image=picture)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_words_and_pictures_through_gap3d(folders, picture, dtype):
+    several = [folders[name] for name in ("image", "dinov2", "qwen", "gap3d")]
+    pipe = Gap3DPipeline.from_pretrained(several, device="cpu", dtype=dtype).preload()
+    assert pipe.settings().grid_steps == 50
+    for prompt, image in (("a red chair", None), ("make it blue", picture)):
+        pipe.part("prompt_encoder").config.image_size = 56  # the checkpoint's 448 pixels are 256 tokens a picture
+        assert len(pipe(prompt, image, **STEPS).mesh.faces)
+
+
+def test_the_grid_in_half_precision(folders):
+    """The network computes in bfloat16, the state between its steps stays float32."""
+    from gap3d_app.models.grid_sampling import draw_grid_noise, generate_grid, grid_sampler
+
+    several = [folders[name] for name in ("image", "qwen", "gap3d")]
+    cond = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        dit = Gap3DPipeline.from_pretrained(several, device="cpu", dtype=dtype).part("grid_dit")
+        assert dit.model.cls_embed.weight.dtype == getattr(torch, dtype)
+        noise = draw_grid_noise(dit.config, torch.Generator().manual_seed(0))
+        results.append(generate_grid(dit, cond, noise, grid_sampler(8, 3.0)))
+    exact, narrow = results
+    assert narrow.dtype == torch.float32 and not torch.equal(narrow, narrow.bfloat16().float())
+    assert (narrow - exact).norm() < 0.05 * exact.norm()
+
+
+def test_command_line(folders, tmp_path, picture, capsys):
+    picture.save(tmp_path / "in.png")
+    out, names = tmp_path / "out.glb", f"{folders['image']},{folders['dinov2']}"
+    options = ["generate", "--image", str(tmp_path / "in.png"), "-o", str(out), "--quiet", "--device", "cpu"]
+    steps = ["--structure-steps", "2", "--slat-steps", "2"]
+    assert main([*options, *steps, "--weights", names]) == 0, capsys.readouterr().err
+    assert out.read_bytes()[:4] == b"glTF"
+    capsys.readouterr()
+    for given, words in (
+        ("trellis-image-large", "are not on this machine; get them (3.30 GB)"),
+        ("trellis-image-large,nothing", "are not on this machine"),
+        (f"{folders['image']},nothing", "There is no weights folder 'nothing'"),
+    ):
+        assert main([*options, "--weights", given]) == 2
+        err = capsys.readouterr().err
+        assert words in err and err.count("\n") == 1 and err.startswith("gap3d: ")
+
+
+def test_names_cost_nothing_at_a_cold_start():
+    """What every `generate` imports of all this: no torch, no downloader, no HTTP."""
+    code = "import sys, gap3d_app.cli, gap3d_app.sources.names; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "numpy", "huggingface_hub", "httpx", "transformers", "safetensors"}
+    code = "import sys, gap3d_app.pipeline; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert "huggingface_hub" not in done.stdout and "gap3d_app.sources.assemble" not in done.stdout
+
+
+def test_doctor_as_a_command(tmp_path):
+    env = os.environ | {"HF_HUB_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "gap3d_app", "doctor"]
+    text = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=True).stdout
+    assert "what runs here" in text and "weights pull trellis-image-large" in text
+    done = subprocess.run([*command, "--json"], cwd=REPO, env=env, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {"machine", "torch", "packages", "weights", "setups"} <= set(found)
+    assert {setup["runs"] for setup in found["setups"]} <= {"yes", "no", "slowly", "with one"}
