@@ -166,7 +166,7 @@ def _generate(options: argparse.Namespace) -> int:
             from gap3d_app.geometry.mesh_reader import read_mesh
         prompt = replace(prompt, mesh=read_mesh(options.mesh))
     pipeline = _load(options)
-    settings = pipeline.settings(**given)
+    settings = pipeline.settings(prompt, **given)
     # The mesh tools are imported on the second core while the networks work: about a second of a cold start.
     threading.Thread(target=_import_mesh_tools, daemon=True).start()
     loaded = time.perf_counter()

@@ -125,9 +125,10 @@ class Gap3DPipeline:
                 self._part(name)
         return self
 
-    def settings(self, **raw: Any) -> Settings:
-        """`Settings.validated` with this pipeline's presets."""
-        return Settings.validated(self.presets, **raw)
+    def settings(self, prompt: Prompt | None = None, **raw: Any) -> Settings:
+        """`Settings.validated` with this pipeline's presets; those of TRELLIS's text models for a prompt of theirs."""
+        route = stages.route_of(self.args, prompt) if prompt else ""
+        return Settings.validated(_presets(self.args, route) if route else self.presets, **raw)
 
     def stages(
         self, prompt: str | Prompt | None = None, image: Any = None, settings: Settings | None = None,
@@ -153,7 +154,7 @@ class Gap3DPipeline:
         """
         if not isinstance(prompt, Prompt):
             prompt = Prompt.read(prompt, image, **more)
-        run = Run(prompt, settings or self.settings())
+        run = Run(prompt, settings or self.settings(prompt))
         while not _MODEL_LOCK.acquire(timeout=0.1):
             _stop_if(cancel)
         try:
@@ -180,7 +181,9 @@ class Gap3DPipeline:
                 exact_preprocessing, mesh.
         """
         more = {name: raw.pop(name) for name in PROMPT_OPTIONS if name in raw}
-        for event in self.stages(prompt, image, self._settings(settings, raw), **more):
+        if not isinstance(prompt, Prompt):
+            prompt = Prompt.read(prompt, image, **more)
+        for event in self.stages(prompt, settings=self._settings(settings, prompt, raw)):
             last = event
         return last.preview
 
@@ -214,14 +217,12 @@ class Gap3DPipeline:
             What the calls with the single prompts and seeds would give, up to the rounding of batched sums; in
             place of an asset that could not be made, the error that the call would raise.
         """
-        common = self._settings(settings, raw)
-        seeds = [common.seed] * len(prompts) if seeds is None else seeds
-        specs = Settings.specs()
-        runs = [
-            Run(prompt if isinstance(prompt, Prompt) else Prompt.read(prompt),
-                replace(common, seed=specs["seed"].check(seed)))
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]  # fmt: skip
+        spec = Settings.specs()["seed"]
+        asked = [prompt if isinstance(prompt, Prompt) else Prompt.read(prompt) for prompt in prompts]
+        runs = [Run(prompt, self._settings(settings, prompt, raw)) for prompt in asked]
+        seeds = [run.settings.seed for run in runs] if seeds is None else seeds
+        for run, seed in zip(runs, seeds, strict=True):
+            run.settings = replace(run.settings, seed=spec.check(seed))
         with _MODEL_LOCK:
             return [run.failure or self._made(run, "asset") for run in self._through(runs)]
 
@@ -257,10 +258,10 @@ class Gap3DPipeline:
         made = dict(grid=run.grid, structure=run.occupancy, slat=run.slat, decode=run.gaussians, mesh=run.mesh)
         return made.get(stage)
 
-    def _settings(self, settings: Settings | None, raw: dict[str, Any]) -> Settings:
+    def _settings(self, settings: Settings | None, prompt: Prompt, raw: dict[str, Any]) -> Settings:
         if settings is not None and raw:
             raise TypeError("give settings or single settings by name, not both")
-        return settings or self.settings(**raw)
+        return settings or self.settings(prompt, **raw)
 
     def part(self, name: str) -> nn.Module:
         """A network by its role, loaded on first use."""
@@ -286,11 +287,12 @@ class Gap3DPipeline:
         return self._parts[name]
 
 
-def _presets(args: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:
     """Values per preset: what the samplers' params say, then what the preset says."""
     base = {}
     for stage in ("grid", "structure", "slat"):
-        params = args.get(f"{stage}_sampler", {}).get("params", {})
+        samplers = (f"{route}{stage}_sampler", f"{stage}_sampler", f"text_{stage}_sampler")
+        params = next((args[name] for name in samplers if name in args), {}).get("params", {})
         guidance = "guidance_scale" if stage == "grid" else "cfg_strength"
         for setting, key in ((f"{stage}_steps", "steps"), (f"{stage}_guidance", guidance)):
             if key in params:
