@@ -90,7 +90,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
         return files
     files = sorted(folder.glob("model-*-of-*.safetensors")) or sorted(folder.glob("*.safetensors"))[:1]
     if not files:
-        raise WeightsError(f"The folder {folder.name!r} holds no safetensors file.")
+        raise WeightsError(f"The folder {folder.name!r} holds no safetensors file (pickled ones are not read).")
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from gap3d_app.sources.catalog import Source, human
 
 
 def listing() -> list[dict[str, Any]]:
-    """One entry for every known set of weights: the embedded ones, then the public ones."""
+    """One entry for every known set of weights: the embedded ones, then the public ones.
+
+    `files` gives the recorded checksum of every file that is here: sha256 (64 digits), or git's hash (40) of small
+    files of the hub.
+    """
     rows = []
     for name in hub.embedded_names():
         folder = hub.EMBEDDED / name
@@ -21,6 +26,7 @@ def listing() -> list[dict[str, Any]]:
         rows.append({
             "name": name, "repo": None, "revision": None, "bytes": size, "licence": "Apache-2.0",
             "gives": "text and image prompts on any machine", "needs": [], "here": True, "folder": str(folder),
+            "files": _manifest(folder),
         })  # fmt: skip
     for entry in catalog.SOURCES:
         folder = store.find(entry.repo)
@@ -29,8 +35,17 @@ def listing() -> list[dict[str, Any]]:
             "name": entry.name, "repo": entry.repo, "revision": store.revision_here(entry.repo), "bytes": entry.size,
             "licence": entry.licence, "gives": entry.gives, "needs": list(entry.needs), "here": here,
             "folder": str(folder) if here else None,
+            "files": {name: store.recorded_checksum(folder / name) for name in entry.files} if here else {},
         })  # fmt: skip
     return rows
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    """Checksums of an embedded folder; none when its manifest cannot be read, which `verify` explains."""
+    try:
+        return {name: entry["sha256"] for name, entry in json.loads((folder / hub.MANIFEST).read_text()).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

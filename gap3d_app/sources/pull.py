@@ -132,8 +132,10 @@ def _fetch(source: Source, file: _Remote, progress: bool) -> str:
     from huggingface_hub.utils import WeakFileLock
 
     blob, partial = file.blob(source.repo), file.partial(source.repo)
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(str(blob) + ".lock"):
+    lock = store.cache_dir() / ".locks" / store.repo_dir(source.repo).name / f"{file.checksum}.lock"
+    for folder in (blob.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):  # the libraries' own, so that two programs do not fetch the same file
         if blob.is_file():
             return " (was here)"
         start = partial.stat().st_size if partial.is_file() else 0

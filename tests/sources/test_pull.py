@@ -55,7 +55,9 @@ def test_files_arrive_and_are_not_asked_for_again(hub, cache):
     before = len(hub.requests)
     assert fetch(hub)[1] == ["up: already here"] and len(hub.requests) == before
     assert commands.verify(source()) == 2
-    assert not list(cache.rglob("*.partial"))
+    assert {path.name for path in (cache / "models--made--up" / "blobs").iterdir()} == {
+        etag(content, name) for name, content in FILES.items()
+    }
 
 
 def test_a_lost_connection_is_taken_up(hub, monkeypatch):
@@ -188,6 +190,8 @@ def test_command_line(tmp_path):
     rows = json.loads(command(None, tmp_path, "list", "--json").stdout)
     here = {row["name"]: row["here"] for row in rows}
     assert here["clip"] and not here["qwen"]
+    recorded = {row["name"]: row["files"] for row in rows}
+    assert recorded["clip"]["model.safetensors"] == etag(LARGE, "model.safetensors") and recorded["qwen"] == {}
     text = command(None, tmp_path, "list").stdout
     assert "7.52 GB" in text and "Qwen Research License: research only" in text
     done = command(None, tmp_path, "verify", "clip")
