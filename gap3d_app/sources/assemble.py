@@ -178,6 +178,10 @@ def _fill_trellis(assembly: Assembly, kinds: dict[str, Path]) -> None:
             stem = _stem(folder, str(value), kinds.get("image"))
             if stem is not None and role not in parts:
                 parts[role] = trellis_part(stem)
+    for role, name in catalog.ENCODERS.items():
+        stem = kinds["image"] / name if "image" in kinds else None
+        if stem and stem.with_name(stem.name + ".json").is_file():
+            parts[role] = trellis_part(stem)
 
 
 def _stem(folder: Path, value: str, image: Path | None) -> Path | None:

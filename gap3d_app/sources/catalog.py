@@ -20,11 +20,12 @@ class Source:
         name: short name on the command line.
         repo: "owner/name" on the hub.
         revision: commit, 40 hex digits, or None.
-        files: the files that are used; others are not downloaded.
-        size: bytes of these files, to within a few kilobytes.
+        files: the files that are needed.
+        size: bytes of these files and the extra ones, to within a few kilobytes.
         licence: in words, with what matters to a user.
         gives: what these weights make possible.
         needs: names of sources without which they do nothing.
+        extra: files that are downloaded too, but which most programs leave out and most prompts do without.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     licence: str
     gives: str
     needs: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
 
 def _models(*stems: str) -> tuple[str, ...]:
@@ -51,17 +53,21 @@ def _text(size: str, letter: str, structure: int, slat: int) -> Source:
 
 IMAGE_LARGE, DINOV2, QWEN, CLIP = "trellis-image-large", "dinov2", "qwen", "clip"
 
+ENCODERS = {"structure_encoder": "ckpts/ss_enc_conv3d_16l8_fp16", "slat_encoder": "ckpts/slat_enc_swin8_B_64l8_fp16"}
+"""Networks of image-large that its pipeline.json does not name (trellis.md 1.5), by the pipeline's role."""
+
 SOURCES = (
     Source(
         IMAGE_LARGE, "microsoft/TRELLIS-image-large", "25e0d31ffbebe4b5a97464dd851910efc3002d96",
         _models(
             "ss_dec_conv3d_16l8_fp16", "ss_flow_img_dit_L_16l8_fp16", "slat_flow_img_dit_L_64l8p2_fp16",
             "slat_dec_gs_swin8_B_64l8gs32_fp16", "slat_dec_rf_swin8_B_64l8r16_fp16",
-            "slat_dec_mesh_swin8_B_64l8m256c_fp16", "ss_enc_conv3d_16l8_fp16", "slat_enc_swin8_B_64l8_fp16",
+            "slat_dec_mesh_swin8_B_64l8m256c_fp16",
         ),
         147_591_972 + 1_130_770_840 + 1_203_755_136 + 171_450_952 + 171_450_488 + 181_903_412
         + 119_068_016 + 173_242_816,
         "MIT", "structure, surface and decoders of every full-size prompt", (DINOV2,),
+        tuple(f"{stem}.{ending}" for stem in ENCODERS.values() for ending in ("json", "safetensors")),
     ),
     _text("base", "B", 327_736_456, 372_419_896),
     _text("large", "L", 1_105_604_976, 1_178_589_272),

@@ -35,9 +35,17 @@ def listing() -> list[dict[str, Any]]:
             "name": entry.name, "repo": entry.repo, "revision": store.revision_here(entry.repo), "bytes": entry.size,
             "licence": entry.licence, "gives": entry.gives, "needs": list(entry.needs), "here": here,
             "folder": str(folder) if here else None,
-            "files": {name: store.recorded_checksum(folder / name) for name in entry.files} if here else {},
+            "files": {name: store.recorded_checksum(folder / name) for name in _files_here(entry)},
         })  # fmt: skip
     return rows
+
+
+def _files_here(source: Source) -> list[str]:
+    """The files of a complete source; none of an incomplete one."""
+    if store.missing_files(source):
+        return []
+    absent = store.missing_files(source, extra=True)
+    return [name for name in source.files + source.extra if name not in absent]
 
 
 def _manifest(folder: Path) -> dict[str, str]:
@@ -124,7 +132,8 @@ def verify(source: Source) -> int:
     if missing:
         raise WeightsError(f"The weights {source.name!r} lack {missing[0]!r}; get it with {again}.")
     folder = store.find(source.repo)
-    for name in source.files:
+    names = _files_here(source)
+    for name in names:
         path = folder / name
         expected = store.recorded_checksum(path)
         if expected is None:
@@ -135,4 +144,4 @@ def verify(source: Source) -> int:
                 f"The file {name!r} of {source.name!r} was changed: expected {expected}, found {found}; delete "
                 f"{str(path.resolve())!r} and run {again}."
             )
-    return len(source.files)
+    return len(names)

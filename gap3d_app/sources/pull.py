@@ -61,7 +61,7 @@ def pull(
         WeightsError: offline, no room on the disk, the hub cannot be reached or lacks a file, or a download is not
             what the hub announced (named with both checksums).
     """
-    if not store.missing_files(source):
+    if not store.missing_files(source, extra=True):
         say(f"{source.name}: already here")
         return store.find(source.repo)
     if store.offline():
@@ -71,7 +71,7 @@ def pull(
         )
     try:
         revision = store.revision_here(source.repo) or _newest(source, endpoint)
-        remote = [_ask(source, name, revision, endpoint) for name in source.files]
+        remote = [_ask(source, name, revision, endpoint) for name in source.files + source.extra]
         _check_room(source, remote)
         for number, file in enumerate(remote, 1):
             if not file.blob(source.repo).is_file():

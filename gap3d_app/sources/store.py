@@ -53,10 +53,10 @@ def find(repo: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def missing_files(source: Source) -> list[str]:
-    """The files of a source that are not here."""
-    folder = find(source.repo)
-    return [name for name in source.files if folder is None or not (folder / name).is_file()]
+def missing_files(source: Source, extra: bool = False) -> list[str]:
+    """The needed files of a source that are not here, with `extra` the other ones too."""
+    folder, names = find(source.repo), source.files + (source.extra if extra else ())
+    return [name for name in names if folder is None or not (folder / name).is_file()]
 
 
 def recorded_checksum(path: Path) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gap3d_app.errors import WeightsError
+from gap3d_app.models.checkpoint import build_model, save_model
 from gap3d_app.sources import catalog, store
 from gap3d_app.sources.assemble import assemble, kind_of
 from gap3d_app.sources.names import is_assembled, split
@@ -67,6 +68,17 @@ def test_image_pipeline_alone_names_what_is_missing(folders):
         expected = published.network(role).state_dict()
         loaded = part.load(CPU, None).state_dict()
         assert loaded.keys() == expected.keys() and all(v.dtype == torch.float32 for v in loaded.values())
+
+
+def test_encoders_that_no_pipeline_file_names(folders, tmp_path):
+    folder = shutil.copytree(folders["image"], tmp_path / "image")
+    sizes = dict(in_channels=1, latent_channels=8, channels=[8, 16], num_res_blocks=1, num_res_blocks_middle=1)
+    made = build_model("SparseStructureEncoder", sizes)
+    save_model(made, folder / catalog.ENCODERS["structure_encoder"])
+    parts = assemble(folder).args["models"]
+    loaded = parts["structure_encoder"].load(CPU, None).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in made.state_dict().items())
+    assert "slat_encoder" not in parts
 
 
 def test_everything_together(folders):

@@ -1,5 +1,6 @@
 """Downloads from a hub on this machine: pinned, resumed, checked, refused with one sentence."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -117,6 +118,15 @@ def test_without_a_pin_the_first_download_fixes_one(hub, monkeypatch):
     monkeypatch.setattr(catalog, "SOURCES", (entry,))
     assert fetch(hub, entry)[0].name == COMMIT
     assert store.revision_here("made/up") == COMMIT and store.find("made/up").name == COMMIT
+
+
+def test_extra_files_are_fetched_but_not_needed(hub):
+    entry = dataclasses.replace(source(), files=("config.json",), extra=("ckpts/model.safetensors",))
+    folder, _ = fetch(hub, entry)
+    assert commands.verify(entry) == 2
+    (folder / "ckpts" / "model.safetensors").unlink()
+    assert store.missing_files(entry) == [] and commands.verify(entry) == 1
+    assert fetch(hub, entry)[1][-1] == "up 2/2: ckpts/model.safetensors, 1 MB (was here)"
 
 
 def test_no_room(hub, monkeypatch):
