@@ -201,7 +201,9 @@ def assign_state(model: nn.Module, state: dict[str, Tensor], name: str = "state 
     wrong = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     for kind, keys in (("lack", missing), ("have the unknown", extra), ("have another shape for", wrong)):
         if keys:
-            raise WeightsError(f"the weights of {name!r} {kind} {keys[0]!r} and {len(keys) - 1} more")
+            key = keys[0]
+            shapes = f" (expected {list(expected[key].shape)}, found {list(state[key].shape)})" if keys is wrong else ""
+            raise WeightsError(f"the weights of {name!r} {kind} {key!r}{shapes} and {len(keys) - 1} more")
     cast = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     model.load_state_dict(cast, strict=True, assign=True)
 

@@ -22,11 +22,20 @@ def etag(content: bytes, name: str) -> str:
 
 
 class FakeHub:
-    """Attributes: files by "owner/name/file"; requests seen as (method, file, Range); break_after: bytes after which
-    the next GET of a file loses its connection; lie: files whose content is not what HEAD announced."""
+    """A running server.
+
+    Attributes:
+        files: contents by "owner/name/file".
+        requests: what was asked, as (method, file, Range).
+        break_after: bytes after which the next GET of a file loses its connection.
+        stall_after: bytes after which it goes silent.
+        lie: files whose content is not what HEAD announced.
+    """
 
     def __init__(self, files: dict[str, bytes]):
-        self.files, self.requests, self.break_after, self.lie = files, [], {}, set()
+        self.files, self.requests, self.lie = files, [], set()
+        self.break_after, self.stall_after = {}, {}
+        self.closing = threading.Event()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -82,7 +91,8 @@ class FakeHub:
                 start = int(re.fullmatch(r"bytes=(\d+)-", span)[1]) if span else 0
                 headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if span else {}
                 rest = content[start:]
-                limit = hub.break_after.pop(key, None)
+                stall = hub.stall_after.pop(key, None)
+                limit = hub.break_after.pop(key, stall)
                 if limit is None:
                     return self._answer(rest, 206 if span else 200, headers)
                 self.send_response(206 if span else 200)
@@ -91,6 +101,8 @@ class FakeHub:
                 self.end_headers()
                 self.wfile.write(rest[:limit])
                 self.wfile.flush()
+                if stall is not None:
+                    hub.closing.wait(60)
                 self.close_connection = True
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -102,5 +114,6 @@ class FakeHub:
         return [span for method, key, span in self.requests if method == "GET" and key.endswith(name)]
 
     def close(self) -> None:
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()

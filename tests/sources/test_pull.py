@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -183,6 +184,32 @@ def command(hub: FakeHub | None, cache: Path, *arguments: str) -> subprocess.Com
     env["HF_ENDPOINT"] = hub.address if hub else "http://127.0.0.1:9"
     words = [sys.executable, "-m", "gap3d_app", "weights", *arguments]
     return subprocess.run(words, cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_a_process_that_is_killed(tmp_path):
+    """Nothing is cleaned up then; the next process asks for the rest only."""
+    large, name = bytes(24_000_000), "openai/clip-vit-large-patch14/model.safetensors"
+    hub = FakeHub({name: large, name.replace("model.safetensors", "config.json"): b"{}",
+                   name.replace("model.safetensors", "tokenizer.json"): b"{}"})  # fmt: skip
+    hub.stall_after[name] = 22_000_000
+    env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    env |= {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": hub.address}
+    words = [sys.executable, "-m", "gap3d_app", "weights", "pull", "clip", "--quiet"]
+    try:
+        first = subprocess.Popen(words, cwd=REPO, env=env, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.rglob("*.partial")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        first.kill()
+        first.wait()
+        kept = sum(path.stat().st_size for path in tmp_path.rglob("*.partial"))
+        assert 0 < kept <= 22_000_000
+        done = command(hub, tmp_path, "pull", "clip", "--quiet")
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert hub.gets("model.safetensors") == [None, f"bytes={kept}-"]
+    finally:
+        hub.close()
+    assert command(None, tmp_path, "verify", "clip").returncode == 0
 
 
 def test_command_line(tmp_path):
