@@ -12,10 +12,12 @@ from torch import nn
 
 from gap3d_app.errors import WeightsError
 from gap3d_app.models.checkpoint import build_model, read_config
+from gap3d_app.models.clip_text import TextEncoder, TextEncoderConfig
 from gap3d_app.models.gap3d_checkpoint import split_checkpoint
 from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
 from gap3d_app.models.image_encoder import from_torch_hub
 from gap3d_app.models.streaming import (
+    Piece,
     StoredTensor,
     checkpoint_files,
     joined,
@@ -179,9 +181,13 @@ def test_gap3d_key_list(shared_dir, layout, ffn):
 
 def with_pieces(shapes: dict[str, list[int]]) -> dict[str, StoredTensor]:
     """Like `listed`, but can be cut."""
-    from gap3d_app.models.streaming import Piece
-
     return {key: StoredTensor(tuple(shape), (Piece(Path("none"), key),)) for key, shape in shapes.items()}
+
+
+def test_clip_text_size():
+    with torch.device("meta"):
+        model = TextEncoder(TextEncoderConfig())
+    assert sum(p.numel() for p in model.parameters()) == 123_060_480  # the text tower of CLIP ViT-L/14
 
 
 def test_dinov2_key_lists(shared_dir):

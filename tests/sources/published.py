@@ -118,7 +118,7 @@ def language(**changes: Any) -> nn.Module:
 
 
 def qwen(folder: Path, newer: bool = False) -> tuple[Path, dict[str, Tensor]]:
-    """Qwen2.5-VL in shards with an index, in the older or the newer naming, and its tensors by older names."""
+    """Qwen2.5-VL in shards with an index, as older or newer libraries write it, and its tensors by older names."""
     model = language()
     state = {k: v for k, v in model.state_dict().items() if k != "model.latent_queries"}
     state["model.embed_tokens.weight"] = torch.randn(PUBLIC_ROWS, tiny.CHANNELS)
@@ -129,6 +129,11 @@ def qwen(folder: Path, newer: bool = False) -> tuple[Path, dict[str, Tensor]]:
     flat = vars(text) | {"mrope_section": None, "vocab_size": PUBLIC_ROWS, "rope_scaling": rope}
     vision = vars(model.config.vision_config)
     config = {**flat, "model_type": "qwen2_5_vl", "vision_config": vision, "image_token_id": 5, "pad_token_id": 0}
+    if newer:  # sizes of the decoder in an object of their own, the rope's numbers together
+        rope |= {"rope_theta": flat.pop("rope_theta")}
+        flat |= {"rope_parameters": rope, "pad_token_id": 0}
+        del flat["rope_scaling"]
+        config = {"model_type": "qwen2_5_vl", "text_config": flat, "vision_config": vision, "image_token_id": 5}
     (folder / "config.json").write_text(json.dumps(config))
     tiny._write_tokenizer(folder / "tokenizer.json")
     content = json.loads((folder / "tokenizer.json").read_text())
