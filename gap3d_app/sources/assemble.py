@@ -14,6 +14,7 @@ from typing import Any
 
 from gap3d_app.errors import WeightsError
 from gap3d_app.hub import PIPELINE
+from gap3d_app.models.streaming import INDEX_ENDING, checkpoint_files, stored_tensors
 from gap3d_app.sources import catalog, store
 from gap3d_app.sources.names import locate, read_json, repository
 from gap3d_app.sources.parts import (
@@ -131,8 +132,6 @@ def kind_of(folder: Path) -> str:
         if found in kinds:
             return kinds[found]
         raise WeightsError(f"The weights {folder.name!r} are of the kind {found!r}, which no part of the pipeline is.")
-    from gap3d_app.models.streaming import checkpoint_files, stored_tensors
-
     if {"pos_embed", "register_tokens"} <= stored_tensors(checkpoint_files(folder)).keys():
         return "dinov2"
     raise WeightsError(f"The folder {folder.name!r} holds neither {PIPELINE} nor config.json; give a weights folder.")
@@ -180,28 +179,33 @@ def _fill_trellis(assembly: Assembly, kinds: dict[str, Path]) -> None:
                 parts[role] = trellis_part(stem)
     for role, name in catalog.ENCODERS.items():
         stem = kinds["image"] / name if "image" in kinds else None
-        if stem and stem.with_name(stem.name + ".json").is_file():
+        if stem and _is_model(stem):
             parts[role] = trellis_part(stem)
 
 
 def _stem(folder: Path, value: str, image: Path | None) -> Path | None:
     """Where a model of pipeline.json lies: below the folder, else "owner/name/path" of another repository.
 
-    None when that repository is not here. Image weights that were given stand for the public ones.
+    None when it is not here. Image weights that were given stand for the public ones.
 
     Raises:
-        WeightsError: the path leaves the folder, or it is below the folder and its files are missing.
+        WeightsError: the path leaves the folder.
     """
     pieces = Path(value).parts
     if Path(value).is_absolute() or ".." in pieces:
         raise WeightsError(f"The file {PIPELINE} of {folder.name!r} names {value!r}, which is outside the folder.")
-    own = folder / value
-    if own.with_name(own.name + ".json").is_file() or len(pieces) < 3:
-        return own
-    repo = catalog.MIRRORS.get("/".join(pieces[:2]), "/".join(pieces[:2]))
-    other = image if image and repo == catalog.source(catalog.IMAGE_LARGE).repo else store.find(repo)
-    stem = other.joinpath(*pieces[2:]) if other else None
-    return stem if stem and stem.with_name(stem.name + ".safetensors").is_file() else None
+    stems = [folder / value]
+    if len(pieces) > 2:
+        repo = catalog.MIRRORS.get("/".join(pieces[:2]), "/".join(pieces[:2]))
+        other = image if image and repo == catalog.source(catalog.IMAGE_LARGE).repo else store.find(repo)
+        stems += [other.joinpath(*pieces[2:])] if other else []
+    return next((stem for stem in stems if _is_model(stem)), None)
+
+
+def _is_model(stem: Path) -> bool:
+    """Whether a configuration and weights, in one file or several, lie at a stem."""
+    endings = [stem.with_name(stem.name + ending).is_file() for ending in (".json", ".safetensors", INDEX_ENDING)]
+    return endings[0] and any(endings[1:])
 
 
 def _fill_encoders(parts: dict[str, Part], kinds: dict[str, Path]) -> None:
@@ -228,8 +232,6 @@ def _has_language(gap3d: Path) -> bool:
 
 
 def _has_key(folder: Path, prefix: str) -> bool:
-    from gap3d_app.models.streaming import checkpoint_files, stored_tensors
-
     return any(k.removeprefix("module.").startswith(prefix) for k in stored_tensors(checkpoint_files(folder)))
 
 

@@ -70,6 +70,17 @@ def test_image_pipeline_alone_names_what_is_missing(folders):
         assert loaded.keys() == expected.keys() and all(v.dtype == torch.float32 for v in loaded.values())
 
 
+def test_a_folder_without_some_of_its_models(folders, tmp_path):
+    folder = shutil.copytree(folders["image"], tmp_path / "image")
+    (folder / "ckpts" / "slat_dec_gs.safetensors").unlink()
+    (folder / "ckpts" / "slat_flow_img.json").unlink()
+    missing = assemble(folder).missing
+    assert "enable Gaussians" in missing["slat_decoder_gs"] and "enable image and GAP3D" in missing["slat_flow"]
+    (folder / "ckpts" / "ss_dec.safetensors").unlink()
+    with pytest.raises(WeightsError, match="have no structure_decoder; it would enable any result"):
+        assemble(folder)
+
+
 def test_encoders_that_no_pipeline_file_names(folders, tmp_path):
     folder = shutil.copytree(folders["image"], tmp_path / "image")
     sizes = dict(in_channels=1, latent_channels=8, channels=[8, 16], num_res_blocks=1, num_res_blocks_middle=1)
