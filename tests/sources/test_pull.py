@@ -38,6 +38,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # read when it was imported
     monkeypatch.setattr(catalog, "SOURCES", (source(), *catalog.SOURCES))
     monkeypatch.setattr(pull, "SPARE_BYTES", 0)
     return tmp_path / "cache"
