@@ -16,6 +16,7 @@ from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.checkpoint import load_model, save_model
 from gap3d_app.models.gap3d_objective import GridObjective
 from gap3d_app.models.grid_dit import GridDiT
+from gap3d_app.models.image_encoder import ImageEncoder
 from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 from gap3d_app.models.token_grid import GridState, pack_grid, unpack_grid
 from gap3d_app.render.pictures import token_basis, token_picture
@@ -40,24 +41,29 @@ class GridAlignmentStage(Stage):
         self.vlm.tokenizer = PromptTokenizer.from_file(parts["tokenizer"], self.vlm.config)
         self.objective = GridObjective(**objective)
         self.side = model["input_size"]
-        self._encoder = [load_model(parts["image_encoder"], device=device).eval().requires_grad_(False)]
         self.data = PackedAssets(data, device, views=views)
         self.test = PackedAssets(test, device, views=views)
+        encoder = load_model(parts["image_encoder"], device=device).eval()
+        self.targets, self.test_targets = (self._encode(encoder, part) for part in (self.data, self.test))
         self.bank = PromptBank(self.data, self.vlm.tokenizer)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
     @torch.no_grad()
-    def _targets(self, data: PackedAssets, assets: Tensor) -> Tensor:
-        """Tokens [B, N, C] of the canonical views."""
-        images = data.images(assets, 0)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            return self._encoder[0].encode(images).float()
+    def _encode(self, encoder: ImageEncoder, data: PackedAssets) -> Tensor:
+        """Tokens [A, N, C] float16 of the canonical view of every asset."""
+        made = []
+        for ids in torch.arange(len(data), device=data.device).split(256):
+            with torch.autocast(data.device.type, torch.bfloat16, enabled=data.device.type == "cuda"):
+                made.append(encoder.encode(data.images(ids, 0)).half())
+        return torch.cat(made)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Prompts of every kind and the target tokens of all of them, in the same order."""
-        return self._batch(self.data, self.bank, batch_size, generator)
+        return self._batch(self.data, self.bank, self.targets, batch_size, generator)
 
-    def _batch(self, data: PackedAssets, bank: PromptBank, batch_size: int, generator: torch.Generator) -> dict:
+    def _batch(
+        self, data: PackedAssets, bank: PromptBank, tokens: Tensor, batch_size: int, generator: torch.Generator
+    ) -> dict:
         prompts, targets = {}, []
         for kind, share in KINDS.items():
             count = max(1, round(share * batch_size))
@@ -69,7 +75,7 @@ class GridAlignmentStage(Stage):
                 )
                 pixels = self.vlm.patches(augment(data.images(source, view), generator)[0])
             prompts[kind] = (bank.with_queries(ids, lengths), pixels)
-            targets.append(self._targets(data, target))
+            targets.append(tokens[target].float())
         tokens = torch.cat(targets)
         draws = self.objective.draw(unpack_grid(tokens, self.side, self.side), generator)
         return {"prompts": prompts, "tokens": tokens, "draws": draws}
@@ -87,7 +93,7 @@ class GridAlignmentStage(Stage):
     def draw(self, folder: Path, step: int) -> dict[str, float]:
         """Held-out mean patch cosine per kind of prompt (20 steps, guidance 3); grids beside their targets."""
         generator = torch.Generator(self.test.device).manual_seed(0)
-        batch = self._batch(self.test, self.test_bank, min(256, 2 * len(self.test)), generator)
+        batch = self._batch(self.test, self.test_bank, self.test_targets, min(256, 2 * len(self.test)), generator)
         cond = self._condition(batch["prompts"]).float()
         noise = torch.randn(batch["tokens"].shape, generator=generator, device=cond.device)
         noise = unpack_grid(noise, self.side, self.side)

@@ -62,9 +62,10 @@ class OccupancyHead(nn.Module):
         )
         self.out = nn.Linear(width, voxels)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N, C] to logits [B, 512, 64]."""
-        return self.out(self.decoder(self.queries.expand(len(tokens), -1, -1), tokens))
+    def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Tokens [B, N, C] to logits [B, 512, 64]; tokens where `hidden` [B, N] is True are not seen."""
+        queries = self.queries.expand(len(tokens), -1, -1)
+        return self.out(self.decoder(queries, tokens, memory_key_padding_mask=hidden))
 
 
 def cells_of(grid: Tensor) -> Tensor:
@@ -72,6 +73,14 @@ def cells_of(grid: Tensor) -> Tensor:
     b = len(grid)
     grid = grid.view(b, 8, 4, 8, 4, 8, 4).permute(0, 1, 3, 5, 2, 4, 6)
     return grid.reshape(b, 512, 64)
+
+
+def occupancy_loss(logits: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss, IoU over all voxels of the batch) of an `OccupancyHead`; both arguments [B, 512, 64]."""
+    weight = torch.tensor(3.0, device=cells.device)  # few voxels are occupied
+    loss = F.binary_cross_entropy_with_logits(logits, cells, pos_weight=weight)
+    hit, either = ((logits > 0) & (cells > 0)).sum(), ((logits > 0) | (cells > 0)).sum()
+    return loss, hit / either.clamp(min=1)
 
 
 class ImageEncoderStage(Stage):
@@ -129,14 +138,9 @@ class ImageEncoderStage(Stage):
         rgb, geo = dense.split([48, 16], dim=2)
         rgb_loss = F.l1_loss(rgb, _per_patch(batch["images"], side, 4))
         geo_loss = F.l1_loss(geo, _per_patch(batch["geometry"], side, 2))
-        cells = cells_of(batch["grid"])
-        logits3d = self.occupancy(tokens).float()
-        occ_loss = F.binary_cross_entropy_with_logits(
-            logits3d, cells, pos_weight=torch.tensor(3.0, device=cells.device)
-        )
-        hit, either = ((logits3d > 0) & (cells > 0)).sum(), ((logits3d > 0) | (cells > 0)).sum()
+        occ_loss, iou = occupancy_loss(self.occupancy(tokens).float(), cells_of(batch["grid"]))
         metrics |= {"rgb_l1": rgb_loss.detach(), "geometry_l1": geo_loss.detach(), "occupancy": occ_loss.detach()}
-        metrics["occupancy_iou"] = hit / either.clamp(min=1)
+        metrics["occupancy_iou"] = iou
         return loss + 4 * rgb_loss + 2 * geo_loss + 4 * occ_loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:

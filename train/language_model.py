@@ -6,6 +6,8 @@ Teaches a Qwen2.5-VL-shaped model to read: the tokenizer is a byte-level BPE tra
 sample is a prompt in GAP3D's layout whose assistant turn is the description of the wanted asset: from a caption,
 from a picture, or from a picture and an edit instruction. The description is a fixed list of attributes, so the
 states behind the prompt have to hold them, which is all the queries of the next stage can read.
+Words do not hold a shape, so where there is a picture, a head that is thrown away (that of train/image_encoder.py)
+also reads the wanted asset's voxels from the states of the prompt: edits have to keep what the picture shows.
 """
 
 from pathlib import Path
@@ -21,16 +23,16 @@ from gap3d_app.models.vlm import PromptEncoder
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank, tokenizer_texts
 from train.data.tokenizer import token_settings, train_tokenizer
-from train.image_encoder import augment
+from train.image_encoder import OccupancyHead, augment, cells_of, occupancy_loss
 from train.loop import Stage, read_config, run, training_device
 
 KINDS = {"caption": 0.5, "edit": 0.3, "unchanged": 0.2}
 
 
 class LanguageModelStage(Stage):
-    """Next-token prediction on prompts and descriptions."""
+    """Next-token prediction on prompts and descriptions, and voxels out of pictures."""
 
-    trained = ("vlm",)
+    trained = ("vlm", "occupancy")
 
     def __init__(
         self, model: dict, data: str, test: str, views: int, tokenizer: Path, vocabulary: int, device: str
@@ -48,6 +50,7 @@ class LanguageModelStage(Stage):
         self.vlm = PromptEncoder.from_args(**{**model, "text_config": text, **ids})
         self.vlm.model.latent_queries.requires_grad_(False)
         self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
+        self.occupancy = OccupancyHead(text["hidden_size"])
         self.bank = PromptBank(self.data, self.vlm.tokenizer)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
@@ -67,17 +70,23 @@ class LanguageModelStage(Stage):
                     data.views.shape[1], (count,), generator=generator, device=generator.device
                 )
                 pixels = self.vlm.patches(augment(data.images(source, view), generator)[0])
-            parts[kind] = (ids, weight, pixels)
+            cells = None if pixels is None else cells_of(data.occupancy(target))
+            parts[kind] = (ids, weight, pixels, cells)
         return parts
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy; metrics: share of description tokens predicted right, per kind."""
+        """Weighted cross-entropies; metrics per kind: description tokens predicted right, voxel IoU of pictures."""
         loss, metrics = 0.0, {}
-        for kind, (ids, weight, pixels) in batch.items():
-            logits = self.vlm.lm_logits(ids, pixels)[:, :-1].float()
+        for kind, (ids, weight, pixels, cells) in batch.items():
+            states = self.vlm.hidden_states(self.vlm.embed(ids, pixels))
+            logits = self.vlm.logits(states)[:, :-1].float()
             target, w = ids[:, 1:], weight[:, 1:]
             ce = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(w)
             loss = loss + KINDS[kind] * (ce * w).sum() / w.sum()
+            if cells is not None:
+                voxels = self.occupancy(states, hidden=(weight == 0) | (weight == 1)).float()  # prompts, no answers
+                shape, metrics[f"iou_{kind}"] = occupancy_loss(voxels, cells)
+                loss = loss + KINDS[kind] * shape
             right = ((logits.detach().argmax(-1) == target) & (w == 1)).sum()
             metrics[f"right_{kind}"] = right / (w == 1).sum()
         return loss, metrics
@@ -88,7 +97,7 @@ class LanguageModelStage(Stage):
         batch = self._batch(self.test, self.test_bank, min(512, 2 * len(self.test)), generator)
         _, metrics = self.forward(batch)
         lines = []
-        for kind, (ids, weight, pixels) in batch.items():
+        for kind, (ids, weight, pixels, _) in batch.items():
             rows = 4 if pixels is None else len(pixels) // len(ids) * 4
             guess = self.vlm.lm_logits(ids[:4], None if pixels is None else pixels[:rows]).argmax(-1)
             for row, (right, mask) in enumerate(zip(ids[:4, 1:], weight[:4, 1:] == 1, strict=True)):

@@ -153,8 +153,8 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--only", nargs="+", choices=STAGES, help="only these stages")
     parser.add_argument("--gpus", type=int, default=torch.cuda.device_count())
-    parser.add_argument("--count", type=int, default=14000, help="procedural assets")
-    parser.add_argument("--edits", type=int, default=3500, help="procedural edit pairs")
+    parser.add_argument("--count", type=int, default=26000, help="procedural assets")
+    parser.add_argument("--edits", type=int, default=7000, help="procedural edit pairs")
     args, overrides = parser.parse_known_args()
     if wrong := [o for o in overrides if "=" not in o]:
         parser.error(f"unknown argument {wrong[0]!r}; overrides look like loop.minutes=1 or slat_vae:loop.minutes=1")

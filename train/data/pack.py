@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--edits", type=int, default=0, help="edit pairs (two assets each)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=("train", "test", "val"), default="train")
-    parser.add_argument("--views", type=int, default=5, help="condition views per asset, the canonical one first")
+    parser.add_argument("--views", type=int, default=4, help="condition views per asset, the canonical one first")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,8 @@ def main(argv: list[str] | None = None) -> int:
     failed: list[str] = []
     if args.workers > 1:
         with torch.multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-            for part in tqdm(pool.imap_unordered(pack_chunk, jobs), total=len(jobs), desc=args.out.name):
+            # edit pairs, which are few and everybody needs, come first
+            for part in tqdm(pool.imap_unordered(pack_chunk, jobs[::-1]), total=len(jobs), desc=args.out.name):
                 failed += part
     else:
         for job in tqdm(jobs, desc=args.out.name):
