@@ -91,7 +91,8 @@ class FlowSampler:
         solver: "euler", or "ab2" (Adams-Bashforth of second order at no extra cost). The velocity jumps where
             guidance begins or ends: the line is drawn through what both steps predicted, which is the conditional
             prediction where guidance has just ended; where it begins, and at first, a step is Euler's.
-        batch_guidance: conditional and unconditional prediction in one call with a doubled batch.
+        batch_guidance: conditional and unconditional prediction in one call with a doubled batch; a network that
+            prepares (see `run`) decides that itself.
         integer_timesteps: 1000 t is cut to an integer before the network sees it (grid DiT).
         multi_cond: several conditions for one sample: None, "stochastic" (step i uses condition i mod n) or
             "multidiffusion" (mean of the predictions for all).
@@ -141,9 +142,10 @@ class FlowSampler:
         """Yield after every step; stop iterating to cancel.
 
         Args:
-            model: (state, t [B], cond) -> velocity. If it has the methods `prepare_condition(cond)` and
-                `velocities(state, t, conditions)`, the conditions are prepared once and both predictions of a
-                guided step come from one call.
+            model: (state, t [B], cond) -> velocity. If it has the methods `prepare(conditions, times)` and
+                `velocities(state, prepared)`, everything that the state does not change is computed before the
+                first step: `prepare` gets all conditions and the network times [steps, 1] and gives, for every
+                step, one value per condition; `velocities` turns some values of one step into as many velocities.
             noise: state at t = 1, batch B.
             cond: condition [B or 1, ...]; a batch of one serves all samples. With `multi_cond`: [n, ...] for
                 a batch of one, one entry per condition.
@@ -153,12 +155,17 @@ class FlowSampler:
         batch = _leaf(noise).shape[0]
         conds = [_expand(part, batch) for part in (_rows(cond) if self.multi_cond else [cond])]
         uncond = _expand(uncond, batch)
-        if self._prepares(model):
-            conds = [model.prepare_condition(part) for part in conds]
-            uncond = model.prepare_condition(uncond) if any(map(self.guided, times[:-1])) else None
+        plan = None
+        if hasattr(model, "prepare") and hasattr(model, "velocities"):
+            known = [*conds, uncond] if any(map(self.guided, times[:-1])) else conds
+            values = [[self._network_value(float(t))] for t in times[:-1]]
+            plan = model.prepare(known, torch.tensor(values, dtype=torch.float32, device=_leaf(noise).device))
         for i in range(self.steps):
             t, t_next = float(times[i]), float(times[i + 1])
-            predictions = self._predictions(model, state, t, i, conds, uncond)
+            if plan is None:
+                predictions = self._predictions(model, state, t, i, conds, uncond)
+            else:
+                predictions = self._prepared_predictions(model, state, t, i, plan[i], len(conds))
             velocity = self._guide(predictions)
             x_0 = tree_map(lambda x, v, t=t: self._clean(x, v, t), state, velocity)
             slope = velocity
@@ -189,29 +196,32 @@ class FlowSampler:
         if guided and self.multi_cond is None and self.batch_guidance:
             both = self._call(model, _repeat(state, 2), t, _concat(conds[0], uncond))
             return [_half(both, state, k) for k in range(2)]
-        wanted = [*conds, uncond] if guided else conds
-        if self._prepares(model):
-            velocities = model.velocities(state, self._network_time(state, t), wanted)
-        else:
-            velocities = [self._call(model, state, t, part) for part in wanted]
-        parts, rest = velocities[: len(conds)], velocities[len(conds) :]
-        mean = tree_map(lambda *vs: sum(vs) / len(vs), *parts) if len(parts) > 1 else parts[0]
-        return [mean, *rest]
+        parts = [self._call(model, state, t, part) for part in conds]
+        return [_mean(parts), self._call(model, state, t, uncond)] if guided else [_mean(parts)]
 
-    def _prepares(self, model: Velocity) -> bool:
-        able = hasattr(model, "prepare_condition") and hasattr(model, "velocities")
-        return able and (self.multi_cond is not None or not self.batch_guidance)
+    def _prepared_predictions(
+        self, model: Velocity, state: State, t: float, step: int, prepared: list[Any], count: int
+    ) -> list[State]:
+        """The same from what the model prepared for this step: `count` conditions, then the unconditional one."""
+        wanted = [step % count] if self.multi_cond == "stochastic" else list(range(count))
+        guided = [count] if self.guided(t) else []
+        velocities = model.velocities(state, [prepared[k] for k in (*wanted, *guided)])
+        return [_mean(velocities[: len(wanted)]), *velocities[len(wanted) :]]
 
     def _call(self, model: Velocity, state: State, t: float, cond: Any) -> State:
         return model(state, self._network_time(state, t), cond)
 
     def _network_time(self, state: State, t: float) -> Tensor:
         leaf = _leaf(state)
-        value = 1000 * t
-        if self.integer_timesteps:
-            # In float32, as the released sampler does: 1000 * 0.58 must give 580, not 579.
-            value = float(int(np.float32(t) * np.float32(1000)))
-        return torch.full((leaf.shape[0],), value, dtype=torch.float32, device=leaf.device)
+        return torch.full((leaf.shape[0],), self._network_value(t), dtype=torch.float32, device=leaf.device)
+
+    def _network_value(self, t: float) -> float:
+        # Cut in float32, as the released sampler does: 1000 * 0.58 must give 580, not 579.
+        return float(int(np.float32(t) * np.float32(1000))) if self.integer_timesteps else 1000 * t
+
+
+def _mean(states: list[State]) -> State:
+    return tree_map(lambda *parts: sum(parts) / len(parts), *states) if len(states) > 1 else states[0]
 
 
 def _half(doubled: State, like: State, k: int) -> State:

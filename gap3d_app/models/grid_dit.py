@@ -9,6 +9,7 @@ keys and values can be computed once (`GridDiT.condition_cache`) and passed to e
 """
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.token_grid import GridState, unpack_grid
+from gap3d_app.nn.attention import all_tokens_equal
 from gap3d_app.nn.embeddings import timestep_embedding
 from gap3d_app.nn.grid_rope import Rope, rotate, tiled_rope
 from gap3d_app.nn.norms import RMSNorm
+from gap3d_app.nn.parallel import run_branches, side_by_side
 
 TIME_CHANNELS = 256
 
@@ -93,6 +96,26 @@ class GridDiTConfig:
         )
 
 
+class Cross(NamedTuple):
+    """What one block's cross attention reads for some consecutive samples of a batch.
+
+    key ``[B, heads, L, head_dim]`` and value of the same shape, mask ``[B, 1, 1, L]`` bool or None; without a key
+    the value ``[B, heads, 1, head_dim]`` is the attention's result whatever the query.
+    """
+
+    key: Tensor | None
+    value: Tensor
+    mask: Tensor | None = None
+
+
+class GridStep(NamedTuple):
+    """One condition at one step: modulation ``[layers, B, 4 dim]`` of the blocks, ``[B, dim]`` of the output head."""
+
+    modulations: Tensor
+    head: Tensor
+    cache: "ConditionCache"
+
+
 class ConditionCache(NamedTuple):
     """What one prompt contributes to every step.
 
@@ -122,6 +145,12 @@ class ConditionCache(NamedTuple):
         rest = len(self.tokens) - count
         keys_values = [(key[:rest], value[:rest]) for key, value in self.keys_values]
         return self._replace(keys_values=keys_values, uniform=[value[rest:, :, :1] for _, value in self.keys_values])
+
+    def crosses(self, layer: int) -> list[Cross]:
+        """What a block reads for the samples of this cache, in their order."""
+        key, value = self.keys_values[layer]
+        asked = [Cross(key, value, self.key_mask)] if len(key) else []
+        return asked if self.uniform is None else [*asked, Cross(None, self.uniform[layer])]
 
 
 class _Mlp(nn.Module):
@@ -160,6 +189,14 @@ class _TimeCaptionEmbed(nn.Module):
         return self.caption_embedder(mean.to(tokens.dtype))
 
 
+def stacked_weight(layers: list[nn.Linear]) -> Tensor:
+    """The weights of layers without bias, one above the other; the layers keep theirs as views of it."""
+    whole = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, part in zip(layers, whole.split([layer.out_features for layer in layers]), strict=True):
+        layer.weight.data = part
+    return whole
+
+
 class _Attention(nn.Module):
     """Projections without bias; LayerNorm over all heads of queries and keys together."""
 
@@ -174,15 +211,36 @@ class _Attention(nn.Module):
         self.norm_k = nn.LayerNorm(kv_dim)
         if output:
             self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim, bias=False)])
+        self.register_buffer("stacked", None, persistent=False)
+
+    def stack(self) -> None:
+        """From now on one product makes queries, keys and values; for weights that stay where they are."""
+        self.stacked = stacked_weight([self.to_q, self.to_k, self.to_v])
+
+    def query_key_value(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the same tokens ``[B, N, dim]``, each ``[B, heads, N, head_dim]``."""
+        if self.stacked is None:
+            return self.query(x, rope), *self.key_value(x, rope)
+        layers = (self.to_q, self.to_k, self.to_v)
+        q, k, v = F.linear(x, self.stacked).split([layer.out_features for layer in layers], dim=-1)
+        return self._turned_query(q, rope), *self._spread(self._turned_key(k, rope), v)
 
     def query(self, x: Tensor, rope: Rope) -> Tensor:
-        return self._heads(rotate(self.norm_q(self.to_q(x)), rope), self.n_heads)
+        return self._turned_query(self.to_q(x), rope)
 
     def key_value(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        key = self.norm_k(self.to_k(x))
-        if rope is not None:
-            key = rotate(key, rope.narrow(key.shape[-1]))
-        key, value = self._heads(key, self.n_kv_heads), self._heads(self.to_v(x), self.n_kv_heads)
+        return self._spread(self._turned_key(self.to_k(x), rope), self.to_v(x))
+
+    def _turned_query(self, query: Tensor, rope: Rope) -> Tensor:
+        return self._heads(rotate(self.norm_q(query), rope), self.n_heads)
+
+    def _turned_key(self, key: Tensor, rope: Rope | None) -> Tensor:
+        key = self.norm_k(key)
+        return key if rope is None else rotate(key, rope.narrow(key.shape[-1]))
+
+    def _spread(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values by heads, each repeated for the heads that share it."""
+        key, value = self._heads(key, self.n_kv_heads), self._heads(value, self.n_kv_heads)
         group = self.n_heads // self.n_kv_heads
         if group > 1:  # repeated in place: 0, 0, .., 1, 1, ..
             key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
@@ -198,9 +256,18 @@ class _FeedForward(nn.Module):
         self.linear_1 = nn.Linear(dim, inner, bias=False)
         self.linear_2 = nn.Linear(inner, dim, bias=False)
         self.linear_3 = nn.Linear(dim, inner, bias=False)
+        self.register_buffer("stacked", None, persistent=False)
+
+    def stack(self) -> None:
+        """From now on one product makes gate and values; for weights that stay where they are."""
+        self.stacked = stacked_weight([self.linear_1, self.linear_3])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)) * self.linear_3(x))
+        if self.stacked is None:
+            gate, value = self.linear_1(x), self.linear_3(x)
+        else:
+            gate, value = F.linear(x, self.stacked).chunk(2, dim=-1)
+        return self.linear_2(F.silu(gate) * value)
 
 
 class _ModulatedNorm(nn.Module):
@@ -231,32 +298,35 @@ class _Block(nn.Module):
     def cross_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.attn2.key_value(self.norm1_context(tokens), None)
 
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        rope: Rope,
-        cross: tuple[Tensor, Tensor],
-        key_mask: Tensor | None,
-        uniform: Tensor | None = None,
-    ) -> Tensor:
-        parts = self.norm1.linear(modulation).unsqueeze(1).chunk(4, dim=-1)
-        scale_attention, gate_attention, scale_ffn, gate_ffn = parts
+    def stack(self) -> None:
+        """Join products of the same tokens; the numbers stay the same up to rounding."""
+        self.attn1.stack()
+        self.feed_forward.stack()
+
+    def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
+        """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
+        scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
         source = self.norm1.norm(x) * (1 + scale_attention)
-        query, (key, value) = self.attn1.query(source, rope), self.attn1.key_value(source, rope)
-        within = F.scaled_dot_product_attention(query, key, value)
-        across = []
-        if len(cross[0]):
-            asking = self.attn2.query(source[: len(cross[0])], rope)
-            across.append(F.scaled_dot_product_attention(asking, *cross, attn_mask=key_mask))
-        if uniform is not None:
-            across.append(uniform.expand(-1, -1, source.shape[1], -1))
+        within = F.scaled_dot_product_attention(*self.attn1.query_key_value(source, rope))
+        parts = source.split([len(cross.value) for cross in crosses])
+        across = [self._across(part, cross, rope) for part, cross in zip(parts, crosses, strict=True)]
         across = across[0] if len(across) == 1 else torch.cat(across)
         joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
         out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
         x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))
         out = self.feed_forward(self.ffn_norm1(x) * (1 + scale_ffn))
         return torch.addcmul(x, gate_ffn.tanh(), self.ffn_norm2(out))
+
+    def _across(self, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
+        if cross.key is None:
+            return cross.value.expand(-1, -1, source.shape[1], -1)
+        query = self.attn2.query(source, rope)
+        return F.scaled_dot_product_attention(query, cross.key, cross.value, attn_mask=cross.mask)
+
+
+def advance(block: _Block, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
+    """One block; a function, so that one compilation of it serves all blocks."""
+    return block(x, modulation, rope, crosses)
 
 
 class _OutputHead(nn.Module):
@@ -265,9 +335,9 @@ class _OutputHead(nn.Module):
         self.linear_1 = nn.Linear(config.modulation_dim, config.dim)
         self.linear_2 = nn.Linear(config.dim, config.in_channels)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return self.linear_2(x * (1 + self.linear_1(modulation)).unsqueeze(1))
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """scale ``[B, dim]`` from `linear_1`."""
+        return self.linear_2(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale).unsqueeze(1))
 
 
 class _PatchEmbed(nn.Module):
@@ -307,6 +377,7 @@ class GridDiT(nn.Module):
     """
 
     config_class = GridDiTConfig
+    advance = staticmethod(advance)
 
     def __init__(self, config: GridDiTConfig):
         super().__init__()
@@ -362,8 +433,42 @@ class GridDiT(nn.Module):
         modulation = F.silu(model.time_caption_embed.time(timestep) + cache.pooled)
         rope = self.rope(height, width, patch.device)
         x = model.embed(patch, cls, reg)
-        uniform = cache.uniform or [None] * len(model.layers)
-        for block, cross, value in zip(model.layers, cache.keys_values, uniform, strict=True):
-            x = block(x, modulation, rope, cross, cache.key_mask, value)
-        return unpack_grid(model.norm_out(x, modulation), height, width, self.config.num_register_tokens)
+        for layer, block in enumerate(model.layers):
+            x = block(x, block.norm1.linear(modulation), rope, cache.crosses(layer))
+        x = model.norm_out(x, model.norm_out.linear_1(modulation))
+        return unpack_grid(x, height, width, self.config.num_register_tokens)
+
+    def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[GridStep]]:
+        """What conditions ``[B, L, D]`` and times ``[S, 1]`` contribute: for every step one value per condition."""
+        model, columns = self.model, []
+        vectors = model.time_caption_embed.time(times.flatten())[:, None]
+        for cond in conditions:
+            cache = self.condition_cache(cond)
+            if all_tokens_equal(cond):
+                cache = cache.folded(len(cond))
+            modulation = F.silu(vectors + cache.pooled)
+            layers = torch.stack([block.norm1.linear(modulation) for block in model.layers], dim=1)
+            head = model.norm_out.linear_1(modulation)
+            columns.append([GridStep(layer, scale, cache) for layer, scale in zip(layers, head, strict=True)])
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def velocities(self, state: tuple[Tensor, ...], prepared: list[GridStep]) -> list[tuple[Tensor, ...]]:
+        """`forward` for several conditions of one step, in the dtype of the state.
+
+        One batch takes all conditions, except on a processor with a core for each.
+        """
+        if len(prepared) > 1 and side_by_side(state[0].device):
+            branches = [partial(self.velocities, state, [step]) for step in prepared]
+            return [velocity for (velocity,) in run_branches(branches, state[0].device)]
+        model, dtype, count = self.model, state[0].dtype, len(prepared)
+        height, width = state[0].shape[-2:]
+        rope = self.rope(height, width, state[0].device)
+        x = model.embed(*(part.to(model.cls_embed.weight.dtype) for part in state)).repeat(count, 1, 1)
+        modulations = torch.cat([step.modulations for step in prepared], dim=1)
+        for layer, block in enumerate(model.layers):
+            crosses = [cross for step in prepared for cross in step.cache.crosses(layer)]
+            x = self.advance(block, x, modulations[layer], rope, crosses)
+        x = model.norm_out(x, torch.cat([step.head for step in prepared])).to(dtype)
+        registers = self.config.num_register_tokens
+        return [tuple(unpack_grid(part, height, width, registers)) for part in x.chunk(count)]
 

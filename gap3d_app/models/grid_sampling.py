@@ -1,7 +1,6 @@
 """From noise and condition to a token grid: GAP3D's settings of the one sampler (spec gap3d.md 5.1)."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch import Tensor
 from gap3d_app.flow.sampler import FlowSampler, SamplerStep
 from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
 from gap3d_app.models.token_grid import GridState, pack_grid
-from gap3d_app.nn.parallel import run_branches, side_by_side
 
 
 def grid_sampler(steps: int = 30, guidance_scale: float = 3.0, **settings) -> FlowSampler:
@@ -46,36 +44,12 @@ def sample_grid(
 ) -> Iterator[SamplerStep]:
     """Yield after every step; `state` and `x_0` of the events are `GridState`s.
 
-    dit: the network; cond ``[B, L, D]`` from the prompt encoder (the unconditional branch is zeros of it);
-    noise: `GridState` of batch B. The condition's share of the network is computed once, before the first
-    step. A network in half precision computes in it; the state stays in the dtype of the noise.
+    dit: the network, or a `GraphedFlow` of it; cond ``[B, L, D]`` from the prompt encoder (the unconditional
+    branch is zeros of it); noise: `GridState` of batch B. What the state does not change is computed before the
+    first step. A network in half precision computes in it; the state stays in the dtype of the noise.
     """
     sampler = sampler or grid_sampler()
-    batch, device = cond.shape[0], cond.device
-    with torch.no_grad():
-        both = dit.condition_cache(torch.cat([cond, torch.zeros_like(cond)]))
-    halves = both.rows(slice(0, batch)), both.rows(slice(batch, None)).folded(batch)
-    doubled = both.folded(batch)
-    ones = cond.new_ones(batch)
-
-    # The sampler passes markers, 1 conditional and 0 unconditional, in place of the conditions themselves.
-    def velocity(state: tuple[Tensor, ...], timestep: Tensor, marker: Tensor) -> tuple[Tensor, ...]:
-        narrow = tuple(part.to(both.tokens.dtype) for part in state)
-        return tuple(part.to(noise.patch.dtype) for part in narrow_velocity(narrow, timestep, marker))
-
-    def narrow_velocity(state: tuple[Tensor, ...], timestep: Tensor, marker: Tensor) -> tuple[Tensor, ...]:
-        if timestep.shape[0] == batch:
-            return tuple(dit(*state, None, timestep, cond_cache=halves[0 if marker is ones else 1]))
-        if not side_by_side(device):
-            return tuple(dit(*state, None, timestep, cond_cache=doubled))
-        parts = list(zip(*(part.chunk(2) for part in state), strict=True))
-        run = [
-            partial(dit, *part, None, timestep[:batch], cond_cache=cache)
-            for part, cache in zip(parts, halves, strict=True)
-        ]
-        return tuple(map(torch.cat, zip(*run_branches(run, device), strict=True)))
-
-    for event in sampler.run(velocity, tuple(noise), ones, torch.zeros_like(ones)):
+    for event in sampler.run(dit, tuple(noise), cond, torch.zeros_like(cond)):
         event.state, event.x_0 = GridState(*event.state), GridState(*event.x_0)
         yield event
 

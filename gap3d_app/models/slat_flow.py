@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import SLatFlowConfig
-from gap3d_app.nn.attention import PreparedContext, Segments, rows_of_segments
+from gap3d_app.models.prepared import PreparedStep, prepare_contexts, prepare_modulations
+from gap3d_app.nn.attention import Segments, rows_of_segments
 from gap3d_app.nn.embeddings import TimestepEmbedder
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.torso import TorsoModule, init_flow
-from gap3d_app.nn.transformer import modulate, run_blocks
+from gap3d_app.nn.transformer import advance, modulate, run_blocks
 from gap3d_app.sparse.attention import ModulatedSparseCrossBlock
 from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
@@ -50,6 +52,10 @@ class SparseResBlock3d(nn.Module):
 
     def forward(self, x: SparseTensor, emb: Tensor) -> SparseTensor:
         """x [T, C], emb [B, C_emb] -> [T', C_out] on the resampled sites."""
+        return self.modulated(x, self.emb_layers(emb))
+
+    def modulated(self, x: SparseTensor, mod: Tensor) -> SparseTensor:
+        """The block with the result of `emb_layers` [B or 1, 2 C_out] ready."""
         if isinstance(self.resample, SparseUpsample):
             # Norm, activation and skip act on single voxels: before the copying they have fewer rows.
             h = unpooled_conv(x.replace(F.silu(self.norm1(x.feats))), self.conv1, self.resample.factor)
@@ -58,8 +64,7 @@ class SparseResBlock3d(nn.Module):
             x = self.resample(x)
             h = self.conv1(x.replace(F.silu(self.norm1(x.feats))))
             skip = self.skip_connection(x.feats)
-        mod = rows_of_segments(self.emb_layers(emb), h.sites.segments)
-        scale, shift = mod.chunk(2, dim=-1)
+        scale, shift = rows_of_segments(mod, h.sites.segments).chunk(2, dim=-1)
         h = h.replace(F.silu(modulate(self.norm2(h.feats), shift, scale)))
         return h.replace(self.conv2(h).feats + skip)
 
@@ -73,6 +78,7 @@ class SLatFlowModel(TorsoModule):
 
     config_class = SLatFlowConfig
     torso = ("input_blocks", "blocks", "out_blocks")
+    advance = staticmethod(advance)
 
     def __init__(self, config: SLatFlowConfig) -> None:
         super().__init__()
@@ -122,21 +128,35 @@ class SLatFlowModel(TorsoModule):
         Returns:
             feats [T, C_out] on the same sites, in the dtype of `x`.
         """
-        h, emb, mod, skips = self._enter(x, t)
-        cond = cond.to(self.torso_dtype)
+        dtype = self.torso_dtype
+        emb = self.t_embedder(t)
+        mod = (self.adaLN_modulation(emb) if self.config.share_mod else emb).to(dtype)
+        levels = [block.emb_layers(emb.to(dtype)) for block in (*self.input_blocks, *self.out_blocks)]
+        h, skips = self._enter(x, levels)
+        cond = cond.to(dtype)
         for block in self.blocks:
             h = block(h, mod, cond)
-        return self._leave(h, emb, skips, x.dtype)
+        return self._leave(h, levels, skips, x.dtype)
 
-    def prepare_condition(self, cond: Tensor) -> list[PreparedContext]:
-        """What `cond` [B, L, D] contributes to every step: computed once, used by `velocities`."""
-        return [block.cross_attn.prepare(cond.to(self.torso_dtype)) for block in self.blocks]
+    def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[PreparedStep]]:
+        """What conditions [B, L, D] and times [S, B or 1] contribute: for every step one value per condition."""
+        emb = self.t_embedder(times.flatten())
+        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions])
+        mods = prepare_modulations(self, emb).unflatten(1, times.shape).transpose(0, 1).contiguous()
+        narrow = emb.to(self.torso_dtype)
+        levels = [block.emb_layers(narrow) for block in (*self.input_blocks, *self.out_blocks)]
+        levels = torch.cat(levels, dim=-1).unflatten(0, times.shape) if levels else [None] * len(times)
+        return [
+            [PreparedStep(mod, part, level) for part in contexts] for mod, level in zip(mods, levels, strict=True)
+        ]
 
-    def velocities(
-        self, x: SparseTensor, t: Tensor, conditions: list[list[PreparedContext]]
-    ) -> list[SparseTensor]:
-        """`forward` for several prepared conditions; what does not depend on them is computed once."""
-        h, emb, mod, skips = self._enter(x, t)
+    def velocities(self, x: SparseTensor, prepared: list[PreparedStep]) -> list[SparseTensor]:
+        """`forward` for several conditions of one step; what does not depend on them is computed once."""
+        step, levels = prepared[0], []
+        if step.levels is not None:
+            blocks = (*self.input_blocks, *self.out_blocks)
+            levels = step.levels.split([block.emb_layers[1].out_features for block in blocks], dim=-1)
+        h, skips = self._enter(x, levels)
         segments: Segments | None = h.sites.segments
         tokens = h.feats
         if segments.slots is None:
@@ -144,28 +164,31 @@ class SLatFlowModel(TorsoModule):
             tokens, segments = tokens.view(segments.count, segments.length, -1), None
 
         def leave(end: Tensor) -> SparseTensor:
-            return self._leave(h.replace(end.reshape(h.feats.shape)), emb, skips, x.dtype)
+            return self._leave(h.replace(end.reshape(h.feats.shape)), levels, skips, x.dtype)
 
-        return run_blocks(self.blocks, tokens, mod, conditions, leave, segments)
+        contexts = [part.contexts for part in prepared]
+        return run_blocks(self.blocks, tokens, step.mods.unbind(0), contexts, leave, segments, advance=self.advance)
 
-    def _enter(self, x: SparseTensor, t: Tensor) -> tuple[SparseTensor, Tensor, Tensor, list[Tensor]]:
-        """The first transformer block's tokens, the time embedding, the modulation, and the skips' features."""
+    def _enter(self, x: SparseTensor, levels: Sequence[Tensor]) -> tuple[SparseTensor, list[Tensor]]:
+        """The first transformer block's tokens, and the skips' features.
+
+        levels: what `emb_layers` of every residual block made of the time, way in first.
+        """
         dtype = self.torso_dtype
-        h = x.replace(self.input_layer(x.feats).to(dtype))
-        emb = self.t_embedder(t)
-        mod = (self.adaLN_modulation(emb) if self.config.share_mod else emb).to(dtype)
-        emb, skips = emb.to(dtype), []
-        for block in self.input_blocks:
-            h = block(h, emb)
+        h, skips = x.replace(self.input_layer(x.feats).to(dtype)), []
+        for block, mod in zip(self.input_blocks, levels, strict=False):
+            h = block.modulated(h, mod)
             skips.append(h.feats)
-        h = h.replace(h.feats + h.sites.position_embedding(self.config.model_channels).to(dtype))
-        return h, emb, mod, skips
+        return h.replace(h.feats + h.sites.position_embedding(self.config.model_channels).to(dtype)), skips
 
-    def _leave(self, h: SparseTensor, emb: Tensor, skips: list[Tensor], dtype: torch.dtype) -> SparseTensor:
-        for block, skip in zip(self.out_blocks, reversed(skips), strict=True):
+    def _leave(
+        self, h: SparseTensor, levels: Sequence[Tensor], skips: list[Tensor], dtype: torch.dtype
+    ) -> SparseTensor:
+        own = levels[len(self.input_blocks) :]
+        for block, mod, skip in zip(self.out_blocks, own, reversed(skips), strict=True):
             if self.config.use_skip_connection:
                 h = h.replace(torch.cat([h.feats, skip], dim=1))
-            h = block(h, emb)
+            h = block.modulated(h, mod)
         # Unlike in the other models this norm sees the torso's dtype.
         feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(dtype)
         return h.replace(self.out_layer(feats))

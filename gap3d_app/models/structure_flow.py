@@ -9,16 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import StructureFlowConfig
-from gap3d_app.nn.attention import PreparedContext
+from gap3d_app.models.prepared import PreparedStep, prepare_contexts, prepare_modulations
 from gap3d_app.nn.embeddings import TimestepEmbedder, grid_position_embedding
 from gap3d_app.nn.torso import TorsoModule, init_flow
-from gap3d_app.nn.transformer import ModulatedCrossBlock, run_blocks
+from gap3d_app.nn.transformer import ModulatedCrossBlock, advance, run_blocks
 
 
 class SparseStructureFlowModel(TorsoModule):
     """Velocity of the structure latent. Module names give the public state-dict keys."""
 
     config_class = StructureFlowConfig
+    advance = staticmethod(advance)
 
     def __init__(self, config: StructureFlowConfig) -> None:
         super().__init__()
@@ -68,22 +69,27 @@ class SparseStructureFlowModel(TorsoModule):
             h = block(h, mod, cond)
         return self._leave(h, x.dtype)
 
-    def prepare_condition(self, cond: Tensor) -> list[PreparedContext]:
-        """What `cond` [B, L, D] contributes to every step: computed once, used by `velocities`."""
-        return [block.cross_attn.prepare(cond.to(self.torso_dtype)) for block in self.blocks]
+    def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[PreparedStep]]:
+        """What conditions [B, L, D] and times [S, B or 1] contribute: for every step one value per condition."""
+        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions])
+        mods = prepare_modulations(self, self.t_embedder(times.flatten())).unflatten(1, times.shape)
+        return [[PreparedStep(mod, part) for part in contexts] for mod in mods.transpose(0, 1).contiguous()]
 
-    def velocities(self, x: Tensor, t: Tensor, conditions: list[list[PreparedContext]]) -> list[Tensor]:
-        """`forward` for several prepared conditions; what does not depend on them is computed once."""
-        h, mod = self._enter(x, t)
-        return run_blocks(self.blocks, h, mod, conditions, lambda h: self._leave(h, x.dtype))
+    def velocities(self, x: Tensor, prepared: list[PreparedStep]) -> list[Tensor]:
+        """`forward` for several conditions of one step; what does not depend on them is computed once."""
+        h = self._embed(x).to(self.torso_dtype)
+        mods, contexts = prepared[0].mods.unbind(0), [part.contexts for part in prepared]
+        return run_blocks(self.blocks, h, mods, contexts, lambda h: self._leave(h, x.dtype), advance=self.advance)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.input_layer(patchify(x, self.config.patch_size)) + self.pos_emb
 
     def _enter(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The first block's tokens and the modulation."""
-        h = self.input_layer(patchify(x, self.config.patch_size)) + self.pos_emb
         mod = self.t_embedder(t)
         if self.config.share_mod:
             mod = self.adaLN_modulation(mod)
-        return h.to(self.torso_dtype), mod.to(self.torso_dtype)
+        return self._embed(x).to(self.torso_dtype), mod.to(self.torso_dtype)
 
     def _leave(self, h: Tensor, dtype: torch.dtype) -> Tensor:
         h = F.layer_norm(h.to(dtype), h.shape[-1:])

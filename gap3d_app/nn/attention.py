@@ -172,14 +172,19 @@ def packed_attention(
 
 
 def rows_of_segments(values: Tensor, segments: Segments) -> Tensor:
-    """Value of its set for every row: [S, K] -> [T, K], or [1, K] when there is one set."""
-    if segments.count == 1:
+    """Value of its set for every row: [S, K] -> [T, K], or [1, K] when one value serves all sets."""
+    if values.shape[0] == 1:
         return values
     if segments.slots is None:
         return values.repeat_interleave(segments.length, 0)
     # Through a one-hot product the backward is a product too, not a scatter with atomics.
     owner = F.one_hot(segments.slots // segments.length, segments.count).to(values.dtype)
     return owner @ values
+
+
+def all_tokens_equal(context: Tensor) -> bool:
+    """Whether every batch element of [B, M, D] repeats one token (waits for the device)."""
+    return bool((context == context[:, :1]).all())
 
 
 class PreparedContext(NamedTuple):
@@ -225,13 +230,16 @@ class MultiHeadAttention(nn.Module):
             self.q_rms_norm = self.k_rms_norm = nn.Identity()
         self.to_out = nn.Linear(channels, channels)
 
-    def prepare(self, context: Tensor) -> PreparedContext:
+    def prepare(self, context: Tensor, uniform: bool | None = None) -> PreparedContext:
         """The part of a cross-attention that depends on the context [B, M, D] alone.
 
         When the tokens of every batch element are equal (the null condition is all zeros), so are the keys; then
         the softmax is uniform, and every query gets the one value (performance.md 3.1.1).
+
+        Args:
+            uniform: what `all_tokens_equal(context)` says, for a caller that has asked already.
         """
-        if bool((context == context[:, :1]).all()):
+        if all_tokens_equal(context) if uniform is None else uniform:
             value = self.to_kv(context[:, 0]).chunk(2, dim=-1)[1]
             return PreparedContext(None, None, self.to_out(value))
         keys, values = self._keys_values(context)

@@ -91,70 +91,109 @@ class ModulatedCrossBlock(nn.Module):
             mod: [B, C] time embedding, or [B, 6C] ready modulation if `share_mod`.
             context: [B, M, D], or what `cross_attn.prepare` made of it.
         """
-        mod = self.modulation(mod, segments)
-        return self.beyond(self.within(x, mod, segments), mod, context, segments)
+        return advance(self, x, self.modulation(mod), [context], segments)
 
-    def modulation(self, mod: Tensor, segments: Segments | None = None) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of the self-attention, then of the perceptron; they broadcast over tokens."""
-        if not self.share_mod:
-            mod = self.adaLN_modulation(mod)
-        return _per_token(mod, segments).chunk(6, dim=-1)
+    def modulation(self, mod: Tensor) -> Tensor:
+        """[..., C] time embedding -> [..., 6C]: shift, scale, gate of the self-attention, then of the perceptron."""
+        return mod if self.share_mod else self.adaLN_modulation(mod)
 
-    def within(self, x: Tensor, mod: tuple[Tensor, ...], segments: Segments | None = None) -> Tensor:
-        """The self-attention's part of the block, which no condition reaches."""
-        shift, scale, gate = mod[:3]
+    def within(self, x: Tensor, mod: Tensor, segments: Segments | None = None) -> Tensor:
+        """The self-attention's part of the block, which no condition reaches; mod [B or 1, 6C]."""
+        shift, scale, gate = _per_token(mod, segments).chunk(6, dim=-1)[:3]
         return torch.addcmul(x, gate, self.self_attn(modulate(self.norm1(x), shift, scale), segments=segments))
 
     def beyond(
         self,
         x: Tensor,
-        mod: tuple[Tensor, ...],
-        context: Tensor | PreparedContext,
+        mod: Tensor,
+        contexts: list[Tensor | PreparedContext],
         segments: Segments | None = None,
     ) -> Tensor:
-        """The rest of the block: cross-attention and perceptron."""
-        shift, scale, gate = mod[3:]
-        if isinstance(context, PreparedContext) and context.constant is not None:
-            x = x + _per_token(context.constant, segments)
-        else:
-            x = x + self.cross_attn(self.norm2(x), context, segments=segments)
+        """The rest of the block: cross-attention and perceptron.
+
+        Args:
+            contexts: one context, or several for a batch that has as many equal parts (dense tokens only).
+        """
+        parts = [self._across(part, c, segments) for part, c in zip(x.chunk(len(contexts)), contexts, strict=True)]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts)
+        shift, scale, gate = _per_token(mod, segments).chunk(6, dim=-1)[3:]
         return torch.addcmul(x, gate, self.mlp(modulate(self.norm3(x), shift, scale)))
+
+    def _across(self, x: Tensor, context: Tensor | PreparedContext, segments: Segments | None) -> Tensor:
+        if isinstance(context, PreparedContext) and context.constant is not None:
+            return x + _per_token(context.constant, segments)
+        return x + self.cross_attn(self.norm2(x), context, segments=segments)
+
+
+Advance = Callable[..., Tensor]
+
+
+def advance(
+    block: ModulatedCrossBlock,
+    x: Tensor,
+    mod: Tensor,
+    contexts: list[Tensor | PreparedContext],
+    segments: Segments | None = None,
+) -> Tensor:
+    """One block with its modulation ready; a function, so that one compilation of it serves all blocks."""
+    return block.beyond(block.within(x, mod, segments), mod, contexts, segments)
 
 
 def run_blocks(
     blocks: nn.ModuleList,
     x: Tensor,
-    mod: Tensor,
+    mods: list[Tensor],
     conditions: list[list[PreparedContext]],
     leave: Callable[[Tensor], Result],
     segments: Segments | None = None,
+    together: bool | None = None,
+    advance: Advance = advance,
 ) -> list[Result]:
     """Chains of `ModulatedCrossBlock`s from the same tokens under several conditions.
 
-    The first self-attention has met no condition yet and is computed once; then the conditions part, and on a
-    processor each has its own core (`run_branches`).
-
     Args:
         blocks: the chain.
-        x, mod, segments: as for a block.
+        x, segments: as for a block.
+        mods: the modulation [B or 1, 6C] of every block.
         conditions: for every condition one prepared context per block.
         leave: what follows the last block.
+        together: all conditions in one batch, for dense tokens; by default away from the processor, where larger
+            products are worth more than the first self-attention, which is the same for all conditions.
+        advance: what takes a block, such as a compiled form of the function of that name.
 
     Returns:
         For every condition the result of `leave`.
     """
+    if together is None:
+        together = x.device.type != "cpu"
+    if segments is None and (together or len(conditions) == 1):
+        return _run_together(blocks, x, mods, conditions, leave, advance)
     first = blocks[0]
-    first_mod = first.modulation(mod, segments)
-    common = first.within(x, first_mod, segments)
+    common = first.within(x, mods[0], segments)
 
     def branch(contexts: list[PreparedContext]) -> Result:
-        h = first.beyond(common, first_mod, contexts[0], segments)
-        for block, context in zip(blocks[1:], contexts[1:], strict=True):
-            own = block.modulation(mod, segments)
-            h = block.beyond(block.within(h, own, segments), own, context, segments)
+        h = first.beyond(common, mods[0], contexts[:1], segments)
+        for block, mod, context in zip(blocks[1:], mods[1:], contexts[1:], strict=True):
+            h = advance(block, h, mod, [context], segments)
         return leave(h)
 
     return run_branches([partial(branch, contexts) for contexts in conditions], x.device)
+
+
+def _run_together(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    mods: list[Tensor],
+    conditions: list[list[PreparedContext]],
+    leave: Callable[[Tensor], Result],
+    advance: Advance,
+) -> list[Result]:
+    """`run_blocks` with the conditions one after the other in the batch."""
+    count = len(conditions)
+    h = x.repeat(count, 1, 1)
+    for block, mod, *contexts in zip(blocks, mods, *conditions, strict=True):
+        h = advance(block, h, mod if mod.shape[0] == 1 else mod.repeat(count, 1), contexts)
+    return [leave(part) for part in h.chunk(count)]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

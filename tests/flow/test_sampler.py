@@ -174,13 +174,13 @@ class Prepared:
     def __call__(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x + c) + t[:, None] / 1000
 
-    def prepare_condition(self, cond: torch.Tensor) -> torch.Tensor:
-        self.prepared += 1
-        return cond
+    def prepare(self, conditions: list[torch.Tensor], times: torch.Tensor) -> list[list[tuple]]:
+        self.prepared += len(conditions)
+        return [[(t, cond) for cond in conditions] for t in times]
 
-    def velocities(self, x: torch.Tensor, t: torch.Tensor, conditions: list[torch.Tensor]) -> list[torch.Tensor]:
-        self.seen.append([c[0, 0].item() for c in conditions])
-        return [self(x, t, c) for c in conditions]
+    def velocities(self, x: torch.Tensor, prepared: list[tuple]) -> list[torch.Tensor]:
+        self.seen.append([c[0, 0].item() for _, c in prepared])
+        return [self(x, t, c) for t, c in prepared]
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -75,7 +75,7 @@ def test_structure_velocities(share_mod: bool, threads: int) -> None:
     flow = structure_flow(share_mod)
     x, t, cond = torch.randn(2, 8, 4, 4, 4), torch.tensor([800.0, 300.0]), torch.randn(2, 7, 24)
     both = [cond, torch.zeros_like(cond)]
-    fast = flow.velocities(x, t, [flow.prepare_condition(c) for c in both])
+    fast = flow.velocities(x, flow.prepare(both, t[None])[0])
     for c, velocity in zip(both, fast, strict=True):
         assert torch.allclose(velocity, flow(x, t, c), atol=2e-6)
 
@@ -87,7 +87,7 @@ def test_slat_velocities(counts: list[int], threads: int) -> None:
     x, cond = SparseTensor(torch.randn(len(coords), 8), coords), torch.randn(len(counts), 7, 24)
     both = [cond, torch.zeros_like(cond)]
     with torch.no_grad():
-        fast = flow.velocities(x, t, [flow.prepare_condition(c) for c in both])
+        fast = flow.velocities(x, flow.prepare(both, t[None])[0])
     for c, velocity in zip(both, fast, strict=True):
         slow = flow(x, t, c)  # with gradients: the un-pooled convolution is not folded either
         assert slow.feats.requires_grad
