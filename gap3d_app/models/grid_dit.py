@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gap3d_app.models.token_grid import GridState, unpack_grid
 from gap3d_app.nn.attention import all_tokens_equal
+from gap3d_app.nn.attention_kernels import attend
 from gap3d_app.nn.embeddings import timestep_embedding
 from gap3d_app.nn.grid_rope import Rope, rotate, tiled_rope
 from gap3d_app.nn.norms import RMSNorm
@@ -144,7 +145,8 @@ class ConditionCache(NamedTuple):
         """
         rest = len(self.tokens) - count
         keys_values = [(key[:rest], value[:rest]) for key, value in self.keys_values]
-        return self._replace(keys_values=keys_values, uniform=[value[rest:, :, :1] for _, value in self.keys_values])
+        uniform = [value[rest:, :, :1].contiguous() for _, value in self.keys_values]
+        return self._replace(keys_values=keys_values, uniform=uniform)
 
     def crosses(self, layer: int) -> list[Cross]:
         """What a block reads for the samples of this cache, in their order."""
@@ -199,6 +201,8 @@ def stacked_weight(layers: list[nn.Linear]) -> Tensor:
 
 class _Attention(nn.Module):
     """Projections without bias; LayerNorm over all heads of queries and keys together."""
+
+    kernel = "torch"
 
     def __init__(self, config: GridDiTConfig, output: bool):
         super().__init__()
@@ -307,7 +311,7 @@ class _Block(nn.Module):
         """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
         scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
         source = self.norm1.norm(x) * (1 + scale_attention)
-        within = F.scaled_dot_product_attention(*self.attn1.query_key_value(source, rope))
+        within = attend(*self.attn1.query_key_value(source, rope), kernel=self.attn1.kernel)
         parts = source.split([len(cross.value) for cross in crosses])
         across = [self._across(part, cross, rope) for part, cross in zip(parts, crosses, strict=True)]
         across = across[0] if len(across) == 1 else torch.cat(across)
@@ -320,8 +324,7 @@ class _Block(nn.Module):
     def _across(self, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
         if cross.key is None:
             return cross.value.expand(-1, -1, source.shape[1], -1)
-        query = self.attn2.query(source, rope)
-        return F.scaled_dot_product_attention(query, cross.key, cross.value, attn_mask=cross.mask)
+        return attend(self.attn2.query(source, rope), cross.key, cross.value, cross.mask, self.attn2.kernel)
 
 
 def advance(block: _Block, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
@@ -396,7 +399,7 @@ class GridDiT(nn.Module):
         """
         model = self.model
         tokens = model.caption_projection(cond.to(model.cls_embed.weight.dtype))
-        keys_values = [block.cross_key_value(tokens) for block in model.layers]
+        keys_values = [tuple(x.contiguous() for x in block.cross_key_value(tokens)) for block in model.layers]
         key_mask = None if cond_mask is None else cond_mask.bool()[:, None, None, :]
         pooled = model.time_caption_embed.pooled(tokens, cond_mask)
         return ConditionCache(tokens, pooled, keys_values, key_mask)

@@ -1,0 +1,140 @@
+"""A flow network whose steps are recorded as CUDA graphs and replayed.
+
+One step of a full-size flow is some hundred kernels of 10 to 100 microseconds; started one by one from Python they
+leave the GPU waiting. A graph starts them together. It reads and writes fixed memory, so what a step gets is copied
+into static tensors first: the state and the step's modulation always, a condition only when it is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gap3d_app.sparse.tensor import SparseTensor
+
+
+class GraphedFlow:
+    """Stands for `model` in `FlowSampler.run`: the same numbers from recorded steps.
+
+    For every number of conditions the last form of the arguments (shapes, and the sites of a sparse state) is kept.
+    The first call with a new form runs plainly, which also fills caches and compiles what is compiled; the second
+    records; from then on the record is replayed, for later prompts too. Velocities are the caller's to keep.
+    Without CUDA the static tensors are used all the same, and the network runs on them every time.
+
+    Args:
+        model: a network with `prepare` and `velocities`; its weights must stay where they are.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._forms: dict[int, Any] = {}
+        self._records: dict[int, _Record] = {}
+
+    @property
+    def config(self) -> Any:
+        """The network's sizes."""
+        return self.model.config
+
+    def prepare(self, conditions: list[Any], times: Tensor) -> list[list[Any]]:
+        """See the network."""
+        return self.model.prepare(conditions, times)
+
+    @torch.no_grad()
+    def velocities(self, state: Any, prepared: list[Any]) -> list[Any]:
+        """See the network."""
+        count, form = len(prepared), _form((state, prepared))
+        if self._forms.get(count) != form:
+            self._records.pop(count, None)
+            self._forms[count] = form
+            return self.model.velocities(state, prepared)
+        if count not in self._records:
+            self._records[count] = _Record(self.model, state, prepared)
+        return self._records[count].replay(state, prepared)
+
+
+class _Record:
+    """One recorded call of `model.velocities`, with its static arguments and results."""
+
+    def __init__(self, model: Any, state: Any, prepared: list[Any]) -> None:
+        given = list(_tensors((state, prepared)))
+        self.static = [tensor.clone(memory_format=torch.contiguous_format) for tensor in given]
+        self.last: list[Tensor | None] = [None] * len(given)
+        state, prepared = _rebuilt((state, prepared), iter(self.static))
+        self.call = lambda: model.velocities(state, prepared)
+        self.graph = None
+        if given[0].is_cuda:
+            self.graph, self.result = _captured(self.call)
+
+    def replay(self, state: Any, prepared: list[Any]) -> list[Any]:
+        for index, tensor in enumerate(_tensors((state, prepared))):
+            # A tensor that was copied last time and is the same object now holds the same numbers, except the
+            # state's, which come first and may be changed in place.
+            if index == 0 or tensor is not self.last[index]:
+                self.static[index].copy_(tensor)
+                self.last[index] = tensor
+        if self.graph is None:
+            return self.call()
+        self.graph.replay()
+        # The next replay overwrites the result, and a solver may look back.
+        return _rebuilt(self.result, (tensor.clone() for tensor in _tensors(self.result)))
+
+
+def _captured(call: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of `call` and the tensors that a replay fills.
+
+    Not through `torch.cuda.graph`, which empties the allocator's cache and waits for the device first.
+    """
+    graph, stream, outer = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(outer)
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            result = call()
+        finally:
+            graph.capture_end()
+    outer.wait_stream(stream)
+    return graph, result
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors of tuples, lists, dicts and sparse tensors, in a fixed order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, SparseTensor):
+        yield tree.feats
+    elif isinstance(tree, dict):
+        for part in tree.values():
+            yield from _tensors(part)
+    elif isinstance(tree, tuple | list):
+        for part in tree:
+            yield from _tensors(part)
+
+
+def _rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same structure around other tensors, in the order of `_tensors`."""
+    if isinstance(tree, Tensor):
+        return next(tensors)
+    if isinstance(tree, SparseTensor):
+        return tree.replace(next(tensors))
+    if isinstance(tree, dict):
+        return {key: _rebuilt(part, tensors) for key, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        parts = [_rebuilt(part, tensors) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
+
+
+def _form(tree: Any) -> Any:
+    """What two calls must have in common to share a record."""
+    if isinstance(tree, Tensor):
+        return tree.shape, tree.dtype, tree.device
+    if isinstance(tree, SparseTensor):
+        return tree.sites, _form(tree.feats)
+    if isinstance(tree, dict):
+        return {key: _form(part) for key, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(_form(part) for part in tree)
+    return tree

@@ -1,0 +1,80 @@
+"""The fast way through a flow network on CUDA: measured attention kernels, compiled blocks, recorded steps.
+
+Each part is optional and gives the plain network's numbers up to rounding (tests/models/test_acceleration.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gap3d_app.flow.graphs import GraphedFlow
+from gap3d_app.models.grid_dit import GridDiT
+from gap3d_app.models.slat_flow import SLatFlowModel
+from gap3d_app.nn.attention import MultiHeadAttention
+from gap3d_app.nn.attention_kernels import fastest_kernel
+
+
+def accelerated(flow: nn.Module, tokens: int, cond_tokens: int, graphs: bool = True) -> Any:
+    """`flow`, changed in place to compute faster, behind recorded steps if `graphs`.
+
+    Args:
+        flow: a `GridDiT`, `SparseStructureFlowModel` or `SLatFlowModel` that stays in its dtype and on its device.
+        tokens: N, about the length of its sequence, for the choice of kernels.
+        cond_tokens: M, length of its condition.
+    """
+    choose_kernels(flow, tokens, cond_tokens)
+    if isinstance(flow, GridDiT):
+        for block in flow.blocks():
+            block.stack()
+    # A structured latent has another length for every asset; the other sequences never change.
+    flow.advance = compiled(type(flow).advance, 1 if isinstance(flow, SLatFlowModel) else None)
+    return GraphedFlow(flow) if graphs else flow
+
+
+def plain(flow: nn.Module) -> nn.Module:
+    """Undo the compilation of `accelerated`."""
+    if "advance" in vars(flow):
+        del flow.advance
+    return flow
+
+
+@lru_cache(maxsize=8)
+def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> Callable[..., Tensor]:
+    """An `advance` of blocks compiled once for all of them.
+
+    Args:
+        advance: (block, tokens, ...) -> tokens.
+        any_length: axis of the tokens whose size may change without another compilation.
+    """
+    fast = torch.compile(advance, fullgraph=True, dynamic=False)
+    if any_length is None:
+        return fast
+
+    def call(block: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        torch._dynamo.maybe_mark_dynamic(x, any_length)
+        return fast(block, x, *rest)
+
+    return call
+
+
+def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int) -> None:
+    """Set the attention kernel of every layer to the one measured fastest, for a guided step's batch."""
+    device = next(flow.parameters()).device
+    if isinstance(flow, GridDiT):
+        dtype, config = flow.model.cls_embed.weight.dtype, flow.config
+        within = fastest_kernel(2, config.n_heads, tokens, tokens, config.head_dim, dtype, device)
+        across = fastest_kernel(1, config.n_heads, tokens, cond_tokens, config.head_dim, dtype, device)
+        for block in flow.blocks():
+            block.attn1.kernel, block.attn2.kernel = within, across
+        return
+    heads, channels = flow.config.heads, flow.config.model_channels // flow.config.heads
+    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device)
+    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device)
+    for layer in flow.modules():
+        if isinstance(layer, MultiHeadAttention):
+            layer.kernel = across if layer.cross else within
