@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("prompt", nargs="?", default="a small red toy airplane", help="what to make (%(default)s)")
     bench.add_argument("--runs", type=int, default=3, help="warm runs; the median counts (%(default)s)")
     bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    bench.add_argument(
+        "--full-size", nargs="?", const="all", metavar="PARTS",
+        help="instead: the public networks' full sizes with random weights on a CUDA device, against the way that the "
+        "released code takes; all, or some of grid,structure,slat,decoders",
+    )
     _add_common(bench)
     bench.set_defaults(run=_bench)
 
@@ -276,9 +281,20 @@ def _app(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     if not 1 <= options.runs <= 100:
         raise InputError(f"The number of runs is {options.runs}; it must be from 1 to 100.")
+    if options.full_size:
+        return _bench_full_size(options)
     from gap3d_app.bench import bench, table
 
     figures = bench(_load(options), options.prompt, _given_settings(options), options.runs, options.weights)
+    print(json.dumps(figures, indent=2) if options.json else table(figures))
+    return 0
+
+
+def _bench_full_size(options: argparse.Namespace) -> int:
+    from gap3d_app.full_size.bench import PARTS, bench, table
+
+    parts = PARTS if options.full_size == "all" else tuple(options.full_size.split(","))
+    figures = bench(options.runs, parts)
     print(json.dumps(figures, indent=2) if options.json else table(figures))
     return 0
 

@@ -33,8 +33,10 @@ ALLOWED = {
     "pipeline": {"models", "geometry", "asset", "hub", "prompt", "background", "settings", "stages", "recipe",
                  "sources"},
     "bench": {"pipeline", "settings", "hub", "prompt"},
+    "full_size": {"models", "nn", "sparse", "flow", "geometry"},
     "ui": {"pipeline", "asset", "output", "hub", "prompt", "background", "settings", "geometry", "render"},
-    "cli": {"pipeline", "asset", "output", "hub", "prompt", "settings", "bench", "ui", "geometry", "sources", "doctor"},
+    "cli": {"pipeline", "asset", "output", "hub", "prompt", "settings", "bench", "full_size", "ui", "geometry",
+            "sources", "doctor"},
     "__main__": {"cli"},
 }
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -1,0 +1,221 @@
+"""Layers of the GridDiT (spec gap3d.md 3.3); module names give the released state-dict keys."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gap3d_app.models.grid_config import GridDiTConfig
+from gap3d_app.nn.attention_kernels import attend
+from gap3d_app.nn.embeddings import timestep_embedding
+from gap3d_app.nn.grid_rope import Rope, rotate
+from gap3d_app.nn.norms import RMSNorm
+
+TIME_CHANNELS = 256
+
+
+class Cross(NamedTuple):
+    """What one block's cross attention reads for some consecutive samples of a batch.
+
+    key ``[B, heads, L, head_dim]`` and value of the same shape, mask ``[B, 1, 1, L]`` bool or None; without a key
+    the value ``[B, heads, 1, head_dim]`` is the attention's result whatever the query.
+    """
+
+    key: Tensor | None
+    value: Tensor
+    mask: Tensor | None = None
+
+
+class Mlp(nn.Module):
+    """linear_1, activation, linear_2."""
+
+    def __init__(self, dim_in: int, dim: int, activation: nn.Module):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim_in, dim)
+        self.activation = activation
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+class TimeCaptionEmbed(nn.Module):
+    """Modulation vector: time through an MLP plus the mean projected condition."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        width = config.modulation_dim
+        self.timestep_embedder = Mlp(TIME_CHANNELS, width, nn.SiLU())
+        self.caption_embedder = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, width))
+
+    def time(self, timestep: Tensor) -> Tensor:
+        dtype = self.timestep_embedder.linear_1.weight.dtype
+        return self.timestep_embedder(timestep_embedding(timestep, TIME_CHANNELS).to(dtype))
+
+    def pooled(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        wide = tokens.float()
+        if mask is None:
+            mean = wide.mean(dim=1)
+        else:
+            weight = mask.to(wide).unsqueeze(-1)
+            mean = (wide * weight).sum(1) / weight.sum(1).clamp_min(1)
+        return self.caption_embedder(mean.to(tokens.dtype))
+
+
+def stacked_weight(layers: list[nn.Linear]) -> Tensor:
+    """The weights of layers without bias, one above the other; the layers keep theirs as views of it."""
+    whole = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, part in zip(layers, whole.split([layer.out_features for layer in layers]), strict=True):
+        layer.weight.data = part
+    return whole
+
+
+class GridAttention(nn.Module):
+    """Projections without bias; LayerNorm over all heads of queries and keys together."""
+
+    kernel = "torch"
+
+    def __init__(self, config: GridDiTConfig, output: bool):
+        super().__init__()
+        kv_dim = config.n_kv_heads * config.head_dim
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.to_q = nn.Linear(config.dim, config.dim, bias=False)
+        self.to_k = nn.Linear(config.dim, kv_dim, bias=False)
+        self.to_v = nn.Linear(config.dim, kv_dim, bias=False)
+        self.norm_q = nn.LayerNorm(config.dim)
+        self.norm_k = nn.LayerNorm(kv_dim)
+        if output:
+            self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim, bias=False)])
+        self.register_buffer("stacked", None, persistent=False)
+
+    def stack(self) -> None:
+        """From now on one product makes queries, keys and values; for weights that stay where they are."""
+        self.stacked = stacked_weight([self.to_q, self.to_k, self.to_v])
+
+    def query_key_value(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the same tokens ``[B, N, dim]``, each ``[B, heads, N, head_dim]``."""
+        if self.stacked is None:
+            return self.query(x, rope), *self.key_value(x, rope)
+        layers = (self.to_q, self.to_k, self.to_v)
+        q, k, v = F.linear(x, self.stacked).split([layer.out_features for layer in layers], dim=-1)
+        return self._turned_query(q, rope), *self._spread(self._turned_key(k, rope), v)
+
+    def query(self, x: Tensor, rope: Rope) -> Tensor:
+        return self._turned_query(self.to_q(x), rope)
+
+    def key_value(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
+        return self._spread(self._turned_key(self.to_k(x), rope), self.to_v(x))
+
+    def _turned_query(self, query: Tensor, rope: Rope) -> Tensor:
+        return self._heads(rotate(self.norm_q(query), rope), self.n_heads)
+
+    def _turned_key(self, key: Tensor, rope: Rope | None) -> Tensor:
+        key = self.norm_k(key)
+        return key if rope is None else rotate(key, rope.narrow(key.shape[-1]))
+
+    def _spread(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values by heads, each repeated for the heads that share it."""
+        key, value = self._heads(key, self.n_kv_heads), self._heads(value, self.n_kv_heads)
+        group = self.n_heads // self.n_kv_heads
+        if group > 1:  # repeated in place: 0, 0, .., 1, 1, ..
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+        return key, value
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
+
+
+class GatedFeedForward(nn.Module):
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim, inner, bias=False)
+        self.linear_2 = nn.Linear(inner, dim, bias=False)
+        self.linear_3 = nn.Linear(dim, inner, bias=False)
+        self.register_buffer("stacked", None, persistent=False)
+
+    def stack(self) -> None:
+        """From now on one product makes gate and values; for weights that stay where they are."""
+        self.stacked = stacked_weight([self.linear_1, self.linear_3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stacked is None:
+            gate, value = self.linear_1(x), self.linear_3(x)
+        else:
+            gate, value = F.linear(x, self.stacked).chunk(2, dim=-1)
+        return self.linear_2(F.silu(gate) * value)
+
+
+class ModulatedNorm(nn.Module):
+    """RMSNorm and the linear layer whose four parts modulate a block."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.linear = nn.Linear(config.modulation_dim, 4 * config.dim)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
+
+
+class GridBlock(nn.Module):
+    """Self and gated cross attention from one query source, then a gated feed-forward (spec 3.3)."""
+
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        dim, eps = config.dim, config.norm_eps
+        self.gate = nn.Parameter(torch.zeros(config.n_heads))
+        self.attn1 = GridAttention(config, output=False)
+        self.attn2 = GridAttention(config, output=True)
+        self.feed_forward = GatedFeedForward(dim, config.ffn_dim)
+        self.norm1 = ModulatedNorm(config)
+        self.norm1_context = RMSNorm(dim, eps=eps)
+        self.norm2 = RMSNorm(dim, eps=eps)
+        self.ffn_norm1 = RMSNorm(dim, eps=eps)
+        self.ffn_norm2 = RMSNorm(dim, eps=eps)
+
+    def cross_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attn2.key_value(self.norm1_context(tokens), None)
+
+    def stack(self) -> None:
+        """Join products of the same tokens; the numbers stay the same up to rounding."""
+        self.attn1.stack()
+        self.feed_forward.stack()
+
+    def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
+        """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
+        scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
+        source = self.norm1.norm(x) * (1 + scale_attention)
+        within = attend(*self.attn1.query_key_value(source, rope), kernel=self.attn1.kernel)
+        parts = source.split([len(cross.value) for cross in crosses])
+        across = [self._across(part, cross, rope) for part, cross in zip(parts, crosses, strict=True)]
+        across = across[0] if len(across) == 1 else torch.cat(across)
+        joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
+        out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
+        x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))
+        out = self.feed_forward(self.ffn_norm1(x) * (1 + scale_ffn))
+        return torch.addcmul(x, gate_ffn.tanh(), self.ffn_norm2(out))
+
+    def _across(self, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
+        if cross.key is None:
+            return cross.value.expand(-1, -1, source.shape[1], -1)
+        return attend(self.attn2.query(source, rope), cross.key, cross.value, cross.mask, self.attn2.kernel)
+
+
+def advance(block: GridBlock, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
+    """One block; a function, so that one compilation of it serves all blocks."""
+    return block(x, modulation, rope, crosses)
+
+
+class OutputHead(nn.Module):
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.linear_1 = nn.Linear(config.modulation_dim, config.dim)
+        self.linear_2 = nn.Linear(config.dim, config.in_channels)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """scale ``[B, dim]`` from `linear_1`."""
+        return self.linear_2(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale).unsqueeze(1))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, config: GridDiTConfig):
+        super().__init__()
+        self.proj = nn.Linear(config.in_channels, config.dim)
