@@ -1,0 +1,132 @@
+"""The released code's way gives the package's numbers; counts and sizes are those of the specification."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gap3d_app.flow.sampler import FlowSampler
+from gap3d_app.full_size import bench, flops
+from gap3d_app.full_size.measure import Measured
+from gap3d_app.full_size.networks import COND_TOKENS, CONFIGS, FILES, PROMPT_TOKENS, random_latent, randomize, shell
+from gap3d_app.full_size.reference_grid import ReferenceGrid
+from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables, reference_mesh_cells
+from gap3d_app.full_size.stages import OURS, PLAIN, REFERENCE, SAMPLERS, Results
+from gap3d_app.geometry.flexicubes import average_corners
+from gap3d_app.models.checkpoint import build_model, read_config
+from gap3d_app.models.decoders import SLatMeshDecoder
+from gap3d_app.models.grid_dit import GridDiT
+from gap3d_app.models.slat_flow import SLatFlowModel
+from gap3d_app.sparse.tensor import Sites, SparseTensor
+from tests.models.test_fast_paths import SIZES
+from tests.models.test_grid_dit import TINY, random_state
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def varlen_on_cpu(monkeypatch) -> None:
+    """torch's variable-length attention exists on CUDA only; the same set by set."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor, *longest: int) -> Tensor:
+        parts = []
+        for a, b, c, d in zip(q_ends[:-1], q_ends[1:], k_ends[:-1], k_ends[1:], strict=True):
+            rows = [x.transpose(0, 1) for x in (q[a:b], k[c:d], v[c:d])]
+            parts.append(F.scaled_dot_product_attention(*rows).transpose(0, 1))
+        return torch.cat(parts)
+
+    import torch.nn.attention.varlen as varlen
+
+    monkeypatch.setattr(varlen, "varlen_attn", attend)
+
+
+def meta(stage: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_model(*read_config(CONFIGS / FILES[stage]))
+
+
+@torch.no_grad()
+def test_grid() -> None:
+    torch.manual_seed(0)
+    dit = GridDiT.from_args(**TINY.to_args() | {"n_kv_heads": TINY.n_heads})
+    randomize(dit)
+    state, cond, t = random_state(), torch.randn(2, 6, 20), torch.tensor([300.0, 900.0])
+    for slow, fast in zip(ReferenceGrid(dit)(tuple(state), t, cond), dit(*state, cond, t), strict=True):
+        torch.testing.assert_close(slow, fast, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_structured_latent(varlen_on_cpu) -> None:
+    torch.manual_seed(0)
+    sizes = SIZES | {"qk_rms_norm_cross": False}
+    flow = SLatFlowModel.from_args(resolution=8, patch_size=2, io_block_channels=[16], **sizes)
+    randomize(flow)
+    x, cond = random_latent(shell(150, CPU, resolution=8)), torch.randn(1, 7, 24)
+    for t in (torch.tensor([800.0]), torch.tensor([100.0])):
+        slow, fast = ReferenceSLatFlow(flow)(x, t, cond), flow(x, t, cond)
+        torch.testing.assert_close(slow.feats, fast.feats, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mesh_cells_and_dense_tables() -> None:
+    torch.manual_seed(0)
+    decoder = SLatMeshDecoder.from_args(
+        resolution=4, model_channels=32, num_blocks=1, num_heads=2, upsample_channels=[32, 32],
+        representation_config={"use_color": True},
+    )  # fmt: skip
+    randomize(decoder)
+    x = random_latent(shell(20, CPU, resolution=4))
+    slow, fast = reference_mesh_cells(decoder, x), decoder(SparseTensor(x.feats, x.coords))
+    torch.testing.assert_close(slow.feats, fast.feats, rtol=1e-4, atol=1e-5)
+    tables = dense_tables(fast.coords[:, 1:], fast.feats, 16)
+    coords, values = average_corners(fast.coords[:, 1:], fast.feats, 16)
+    index = (coords * torch.tensor([17 * 17, 17, 1])).sum(-1)
+    torch.testing.assert_close(tables["values"][index], values, rtol=1e-5, atol=1e-6)
+    assert tables["inside"].shape == (16**3,) and tables["weights"].shape == (16**3, 21)
+
+
+@pytest.mark.parametrize("voxels", bench.VOXELS)
+def test_shell(voxels: int) -> None:
+    coords = shell(voxels, CPU)
+    assert coords.shape == (voxels, 4) and coords.min() >= 0 and coords.max() < 64
+    flat = (coords[:, 1:].long() * torch.tensor([4096, 64, 1])).sum(-1)
+    assert (flat.diff() > 0).all()
+    distance = (coords[:, 1:] - 31.5).norm(dim=1)
+    assert distance.max() - distance.min() == pytest.approx(2, abs=0.1)
+
+
+def test_counts_are_those_of_the_specification() -> None:
+    """performance.md 2.1: TFLOP of one evaluation, and of whole runs."""
+    grid = flops.grid_evaluation(meta("grid").config, PROMPT_TOKENS)
+    assert grid.run(FlowSampler(steps=1), folded=False) / 1e12 == pytest.approx(3.15, rel=0.01)
+    assert grid.run(SAMPLERS["grid"], folded=False) / 1e12 == pytest.approx(315, rel=0.01)
+    structure = flops.flow_evaluation(meta("structure").config, 4096, COND_TOKENS)
+    assert structure.run(FlowSampler(steps=1), folded=False) / 1e12 == pytest.approx(5.23, rel=0.01)
+    assert structure.run(SAMPLERS["structure"], folded=False) / 1e12 == pytest.approx(230, rel=0.01)
+    assert structure.run(SAMPLERS["structure"], folded=True) / 1e12 == pytest.approx(206, rel=0.02)
+    # A thin shell pools into more tokens than the assets of the specification.
+    slat = flops.slat_evaluation(meta("slat").config, Sites(shell(8048, CPU)), COND_TOKENS)
+    assert slat.run(FlowSampler(steps=1), folded=False) / 1e12 == pytest.approx(1.8, rel=0.15)
+    sites = Sites(shell(20216, CPU))
+    assert flops.structure_decoder(meta("structure_decoder").config) / 1e12 == pytest.approx(0.81, rel=0.03)
+    gaussians = meta("gaussians")
+    trunk = flops.decoder_trunk(gaussians.config, sites, gaussians.out_layer.out_features)
+    assert trunk / 1e12 == pytest.approx(3.5, rel=0.05)
+
+
+def test_sums_and_exactness() -> None:
+    results = Results()
+    times = {"grid": (30.0, 5.0), "structure": (9.0, None), "slat 20216": (25.0, 4.0)}
+    for stage, (reference, ours) in times.items():
+        of_modes = ((REFERENCE, reference), (PLAIN, 6.0), (OURS, ours))
+        results.rows += [Measured(stage, mode, ms) for mode, ms in of_modes]
+    results.keep("grid", REFERENCE, torch.ones(4))
+    results.keep("grid", OURS, torch.tensor([1.0, 1.0, 1.0, 1.2]))
+    sums = bench.sums(results, 20216)
+    assert sums["reference"] == {"samplers": 64.0} and sums["ours"] == {"samplers": 15.0}
+    assert sums["samplers_ratio"] == 4.27
+    assert bench.exactness(results)["grid"]["relative_l2"] == pytest.approx(0.1)
+    assert "OutOfMemory" in bench.table(
+        {"machine": {"device": "d", "torch": "t", "cudnn": "c"}, "matmul_tflops": [1.0, 1.0], "attention_ms": {},
+         "stages": [Measured("grid", OURS, error="OutOfMemory").as_dict(1.0)], "exactness": {}, "sums": sums}
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Together, stacked, compiled and recorded ways through the flows against the plain ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gap3d_app.flow.graphs import GraphedFlow
+from gap3d_app.flow.sampler import FlowSampler
+from gap3d_app.models.acceleration import accelerated
+from gap3d_app.models.grid_dit import GridDiT
+from gap3d_app.models.grid_sampling import generate_grid, grid_sampler
+from gap3d_app.nn.attention_kernels import KERNELS, attend, fastest_kernel, kernel_times
+from gap3d_app.nn.torso import TorsoModule
+from gap3d_app.nn.transformer import run_blocks
+from gap3d_app.sparse.tensor import SparseTensor
+from tests.models.test_fast_paths import awake, slat_flow, structure_flow, voxels
+from tests.models.test_grid_dit import TINY, random_state
+
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+SAMPLER = FlowSampler(steps=6, rescale_t=3.0, cfg_strength=2.0, cfg_interval=(0.5, 1.0))
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+@torch.no_grad()
+def test_conditions_in_one_batch() -> None:
+    flow = structure_flow(True)
+    x, t, cond = torch.randn(2, 8, 4, 4, 4), torch.tensor([[800.0, 300.0]]), torch.randn(2, 7, 24)
+    (steps,) = flow.prepare([cond, torch.zeros_like(cond), 2 * cond], t)
+    h, contexts = flow._embed(x), [step.contexts for step in steps]
+    apart, together = (
+        run_blocks(flow.blocks, h, steps[0].mods.unbind(0), contexts, lambda h: h, together=flag)
+        for flag in (False, True)
+    )
+    for slow, fast in zip(apart, together, strict=True):
+        assert torch.allclose(slow, fast, atol=2e-6)
+
+
+@torch.no_grad()
+def test_stacked_products() -> None:
+    torch.manual_seed(0)
+    dit = awake(GridDiT(TINY))
+    before, keys = dit.state_dict(), set(dit.state_dict())
+    before = {key: value.clone() for key, value in before.items()}
+    cond, noise = torch.randn(2, 6, 20), random_state()
+    slow = generate_grid(dit, cond, noise, grid_sampler(3))
+    for block in dit.blocks():
+        block.stack()
+    assert torch.allclose(generate_grid(dit, cond, noise, grid_sampler(3)), slow, atol=1e-5)
+    assert set(dit.state_dict()) == keys
+    assert all(torch.equal(value, before[key]) for key, value in dit.state_dict().items())
+
+
+def test_recorded_steps_follow_their_arguments() -> None:
+    """Without CUDA the static copies are made and filled all the same: other conditions, other voxels."""
+    for make, states in (
+        (lambda: structure_flow(False), [torch.randn(1, 8, 4, 4, 4) for _ in range(2)]),
+        (slat_flow, [SparseTensor(torch.randn(n, 8), voxels([n])) for n in (90, 60)]),
+    ):
+        flow = make()
+        recorded = GraphedFlow(flow)
+        for state in [*states, states[0]]:
+            for _ in range(2):
+                cond = torch.randn(1, 7, 24)
+                slow = SAMPLER.sample(flow, state, cond, torch.zeros_like(cond))
+                fast = SAMPLER.sample(recorded, state, cond, torch.zeros_like(cond))
+                slow, fast = (getattr(x, "feats", x) for x in (slow, fast))
+                assert torch.allclose(slow, fast, atol=1e-5)
+
+
+@torch.no_grad()
+def test_recorded_results_are_the_callers() -> None:
+    flow = structure_flow(True)
+    recorded, x, cond = GraphedFlow(flow), torch.randn(1, 8, 4, 4, 4), torch.randn(1, 7, 24)
+    steps = flow.prepare([cond], torch.tensor([[900.0], [500.0], [100.0], [50.0]]))
+    found = [recorded.velocities(x, step)[0] for step in steps]
+    for step, velocity in zip(steps, found, strict=True):
+        assert torch.allclose(velocity, flow.velocities(x, step)[0], atol=2e-6)
+
+
+def test_kernels_away_from_cuda() -> None:
+    cpu = torch.device("cpu")
+    assert kernel_times(1, 2, 8, 8, 16, torch.float32, cpu) == {}
+    assert fastest_kernel(1, 2, 8, 8, 16, torch.float32, cpu) == "torch"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_agree(kernel: str) -> None:
+    if kernel != "torch" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    q, k, v = (torch.randn(2, n, 3, 64, device=device, dtype=dtype).transpose(1, 2) for n in (70, 33, 33))
+    exact = F.softmax(q.float() @ k.float().transpose(-1, -2) / 8, dim=-1) @ v.float()
+    assert distance(attend(q, k, v, kernel=kernel).float(), exact) < 2e-3
+
+
+class TestOnCuda:
+    pytestmark = on_gpu
+
+    @pytest.mark.parametrize("make", [lambda: structure_flow(False), slat_flow])
+    @pytest.mark.parametrize("graphs", [False, True])
+    def test_flows(self, make, graphs: bool) -> None:
+        flow: TorsoModule = make().cuda().to_torso_dtype(torch.float16)
+        plain: TorsoModule = make().cuda().to_torso_dtype(torch.float16)
+        fast = accelerated(flow, 64, 7, graphs=graphs)
+        for count in (90, 60):
+            state = torch.randn(1, 8, 4, 4, 4, device="cuda")
+            if make is slat_flow:
+                state = SparseTensor(torch.randn(count, 8, device="cuda"), voxels([count]).cuda())
+            cond = torch.randn(1, 7, 24, device="cuda")
+            slow = SAMPLER.sample(lambda x, t, c: plain(x, t, c), state, cond, torch.zeros_like(cond))
+            quick = SAMPLER.sample(fast, state, cond, torch.zeros_like(cond))
+            slow, quick = (getattr(x, "feats", x) for x in (slow, quick))
+            assert distance(quick, slow) < 1e-2
+
+    @pytest.mark.parametrize("graphs", [False, True])
+    def test_grid(self, graphs: bool) -> None:
+        torch.manual_seed(0)
+        dit = awake(GridDiT(TINY)).cuda()
+        cond, noise = torch.randn(1, 6, 20, device="cuda"), random_state()
+        noise = type(noise)(*(part[:1].cuda() for part in noise))
+        slow = generate_grid(dit, cond, noise, grid_sampler(6, cfg_interval=(0.4, 1.0)))
+        fast = accelerated(dit, 30, 6, graphs=graphs)
+        for _ in range(2):
+            assert distance(generate_grid(fast, cond, noise, grid_sampler(6, cfg_interval=(0.4, 1.0))), slow) < 1e-3
