@@ -21,6 +21,10 @@ from gap3d_app.values import Mesh
 _QUADS = {0: ((1, 2), (6, 4, 2, 0)), 1: ((0, 2), (10, 9, 11, 8)), 2: ((0, 1), (5, 1, 7, 3))}
 
 
+PAIRS_AT_ONCE = 1 << 21
+"""Crossing edges of cubes whose attributes are in memory at a time (each takes about 200 bytes)."""
+
+
 @dataclass
 class MeshResult:
     """An extracted surface.
@@ -66,11 +70,11 @@ def _tables(device: torch.device) -> dict[str, Tensor]:
     """Case tables and index constants on a device."""
     tables = case_tables()
     # One row per (patch, edge) of a case, patches in order, padded to the largest case (12 crossing edges).
-    pairs = torch.full((256, 12, 2), -1)
+    pairs = torch.full((256, 12, 2), -1, dtype=torch.int8)
     for case in range(256):
         rows = [(k, e) for k in range(4) for e in tables.patch_edges[case, k].tolist() if e >= 0]
         if rows:
-            pairs[case, : len(rows)] = torch.tensor(rows)
+            pairs[case, : len(rows)] = torch.tensor(rows, dtype=torch.int8)
     named = {
         "edges": torch.from_numpy(EDGES),
         "patch_count": torch.from_numpy(tables.patch_count),
@@ -111,7 +115,7 @@ def extract(
     if coords.shape[0] == 0:
         return _empty(feats, resolution, training)
     coords = coords.long()
-    if int(coords.min()) < 0 or int(coords.max()) >= resolution:
+    if bool(((coords < 0) | (coords >= resolution)).any()):
         raise ValueError(f"cube coordinates must be in 0..{resolution - 1}")
     return _Extraction(coords, feats, resolution, training, solid).run()
 
@@ -171,7 +175,7 @@ class _Extraction:
         vertex_count = int(ends[-1])
         pairs = self.table["pairs"][used]
         cube, slot = (pairs[..., 0] >= 0).nonzero(as_tuple=True)
-        patch, edge = pairs[cube, slot].unbind(-1)
+        patch, edge = pairs[cube, slot].long().unbind(-1)
         vertex = base[cube] + patch
 
         # attributes of the lattice vertices at both ends of crossing edges
@@ -182,15 +186,16 @@ class _Extraction:
         a, b = box.ranks(lattice)[ends_flat].unbind(-1)
 
         weights = cubes.weights(surface)
-        alpha_a = weights[cube, 12 + cube_corner[:, 0]]
-        alpha_b = weights[cube, 12 + cube_corner[:, 1]]
-        beta = weights[cube, edge][:, None]
-        first, second = value.index_select(0, a), value.index_select(0, b)
-        wa = (second[:, 0] * alpha_b)[:, None]
-        wb = (first[:, 0] * alpha_a)[:, None]
-        crossing = (first[:, 1:] * wa - second[:, 1:] * wb) / (wa - wb)
-        total = self.feats.new_zeros(vertex_count, crossing.shape[1] + 1)
-        total = total.index_add(0, vertex, torch.cat([crossing * beta, beta], dim=1))
+        total = self.feats.new_zeros(vertex_count, value.shape[1])
+        for start in range(0, len(vertex), PAIRS_AT_ONCE):
+            some = slice(start, start + PAIRS_AT_ONCE)
+            alpha_a, alpha_b = weights[cube[some, None], 12 + cube_corner[some]].unbind(-1)
+            beta = weights[cube[some], edge[some]][:, None]
+            first, second = value.index_select(0, a[some]), value.index_select(0, b[some])
+            wa = (second[:, 0] * alpha_b)[:, None]
+            wb = (first[:, 0] * alpha_a)[:, None]
+            crossing = (first[:, 1:] * wa - second[:, 1:] * wb) / (wa - wb)
+            total.index_add_(0, vertex[some], torch.cat([crossing * beta, beta], dim=1))
         dual = total[:, :-1] / total[:, -1:]
 
         loops, corner_cubes = self._quads(surface, inside, cell_rank, base, used)
@@ -203,8 +208,9 @@ class _Extraction:
         result = MeshResult(dual[:, :3], faces, dual[:, 3:] if colored else None, self.resolution)
         if not self.training:
             return result
+        first, second = value.index_select(0, a)[:, :4], value.index_select(0, b)[:, :4]
         s_a, s_b = first[:, :1], second[:, :1]
-        plain = (first[:, 1:4] * s_b - second[:, 1:4] * s_a) / (s_b - s_a)
+        plain = (first[:, 1:] * s_b - second[:, 1:] * s_a) / (s_b - s_a)
         distance = torch.linalg.norm(plain - dual[vertex, :3], dim=-1)
         deviation = self._deviation(distance, vertex, vertex_count)
         return self._with_training_terms(result, attributes, deviation)

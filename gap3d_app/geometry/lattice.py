@@ -121,19 +121,16 @@ class ActiveCubes:
         Returns:
             [P, 1 or 4 or 10] raw (sdf with bias, deform, colour); meaningless for untouched vertices.
         """
-        total, count = None, None
-        # One cube direction after the other: every vertex adds its cubes in the same order on every run.
+        total, count = 0.0, 0.0
+        # One cube direction after the other: every vertex adds its cubes in the same order on every run. Absent
+        # cubes add zero: to list the present ones would make the host wait for the device eight times.
         for j in range(8):
             row = self.rank(vertices - self.offsets[j])
-            there = (row >= 0).nonzero()[:, 0]
-            chosen = row[there]
+            there, row = (row >= 0)[:, None], row.clamp(min=0)
             parts = self.columns(j)[:1] if sdf_only else self.columns(j)
-            values = torch.cat([self.feats[:, part].index_select(0, chosen) for part in parts], dim=1)
-            if total is None:
-                total = values.new_zeros(len(vertices), values.shape[1])
-                count = values.new_zeros(len(vertices), 1)
-            total = total.index_add(0, there, values)
-            count = count.index_add(0, there, count.new_ones(len(there), 1))
+            values = torch.cat([self.feats[:, part].index_select(0, row) for part in parts], dim=1)
+            total = total + torch.where(there, values, 0.0)
+            count = count + there.to(values.dtype)
         return self._biased(total / count.clamp(min=1))
 
     def positions(self, vertices: Tensor, deform: Tensor) -> Tensor:
@@ -145,9 +142,7 @@ class ActiveCubes:
     def weights(self, cells: Tensor) -> Tensor:
         """[S, 21] activated beta 12, alpha 8, gamma of cells; the defaults of a raw zero for inactive ones."""
         row = self.rank(cells)
-        active = (row >= 0).nonzero()[:, 0]
-        picked = self.feats[:, WEIGHTS].index_select(0, row[active])
-        raw = picked.new_zeros(len(cells), 21).index_copy(0, active, picked)
+        raw = torch.where((row >= 0)[:, None], self.feats[:, WEIGHTS].index_select(0, row.clamp(min=0)), 0.0)
         edge_and_corner = 0.99 * torch.tanh(raw[:, :20]) + 1
         return torch.cat([edge_and_corner, 0.99 * torch.sigmoid(raw[:, 20:]) + 0.005], dim=1)
 

@@ -113,7 +113,7 @@ class TestOnCuda:
             slow = SAMPLER.sample(lambda x, t, c: plain(x, t, c), state, cond, torch.zeros_like(cond))
             quick = SAMPLER.sample(fast, state, cond, torch.zeros_like(cond))
             slow, quick = (getattr(x, "feats", x) for x in (slow, quick))
-            assert distance(quick, slow) < 1e-2
+            assert distance(quick, slow) < 2e-2
 
     @pytest.mark.parametrize("graphs", [False, True])
     def test_grid(self, graphs: bool) -> None:
