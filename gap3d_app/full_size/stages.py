@@ -174,7 +174,7 @@ def _sampler_modes(
     run, tflop = sampling(reference, exact), count.run(exact, False) / 1e12
     results.keep(stage, REFERENCE, results.add(stage, REFERENCE, run, tflop=tflop, runs=runs, warm=warm))
     tflop = count.run(exact, True) / 1e12
-    results.add(stage, PLAIN, sampling(flow, exact), tflop=tflop, runs=1)
+    results.keep(stage, PLAIN, results.add(stage, PLAIN, sampling(flow, exact), tflop=tflop, runs=1))
     accelerated(flow, *tokens, graphs=False)
     results.keep(stage, COMPILED, results.add(stage, COMPILED, sampling(flow, exact), tflop=tflop, runs=runs))
     graphed = GraphedFlow(flow)
