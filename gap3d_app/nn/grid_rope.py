@@ -26,10 +26,10 @@ def rope_table(
 
 
 class Rope(NamedTuple):
-    """The rotary table laid out for `rotate`, repeated for all heads.
+    """The rotary table laid out for `rotate`.
 
-    cos ``[N, C]`` and sin ``[N, C]`` per channel, the sine negative on the first of each pair; phase ``[N, C/2]``
-    complex64 per pair.
+    cos and sin ``[N, head_dim]`` per channel of a head, the sine negative on the first of each pair; phase
+    ``[N, C/2]`` complex64 per pair, repeated for all heads.
     """
 
     cos: Tensor
@@ -38,7 +38,7 @@ class Rope(NamedTuple):
 
     def narrow(self, channels: int) -> "Rope":
         """The table of the first `channels` channels (fewer heads)."""
-        return Rope(self.cos[:, :channels], self.sin[:, :channels], self.phase[:, : channels // 2])
+        return Rope(self.cos, self.sin, self.phase[:, : channels // 2])
 
 
 @lru_cache(maxsize=8)
@@ -47,16 +47,22 @@ def tiled_rope(
 ) -> Rope:
     """`rope_table` for ``heads * head_dim`` channels; kept, as every step of a run needs the same one."""
     with torch.inference_mode(False):
-        cos, sin = (x.repeat(1, heads) for x in rope_table(height, width, head_dim, leading, device))
+        cos, sin = rope_table(height, width, head_dim, leading, device)
         signed = torch.stack([-sin, sin], dim=-1).flatten(1)
-        return Rope(cos.repeat_interleave(2, dim=-1), signed, torch.complex(cos, sin))
+        return Rope(cos.repeat_interleave(2, dim=-1), signed, torch.complex(cos, sin).repeat(1, heads))
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Rotate adjacent channel pairs of ``x [B, N, C]``; float32 inside, dtype kept."""
+    if x.device.type != "cpu":
+        return rotate_real(x, rope)
     pairs = x.float().unflatten(-1, (-1, 2))
-    if x.device.type == "cpu":  # six times faster here; elsewhere compilers prefer real numbers
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * rope.phase)
-        return turned.flatten(-2).to(x.dtype)
-    swapped = pairs.flip(-1).flatten(-2)
-    return torch.addcmul(x.float() * rope.cos, swapped, rope.sin).to(x.dtype)
+    turned = torch.view_as_real(torch.view_as_complex(pairs) * rope.phase)  # six times faster here
+    return turned.flatten(-2).to(x.dtype)
+
+
+def rotate_real(x: Tensor, rope: Rope) -> Tensor:
+    """`rotate` without complex numbers, which compilers prefer, and with a table for one head, which stays near."""
+    heads = x.float().unflatten(-1, (-1, rope.cos.shape[-1]))
+    swapped = heads.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(heads * rope.cos[:, None], swapped, rope.sin[:, None]).flatten(-2).to(x.dtype)
