@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ class SparseGroupNorm32(nn.GroupNorm):
 
     def _normalise(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
-            return self._by_kernel(x)
+            return self._by_rows(x) if x.is_cuda and not torch.is_grad_enabled() else self._by_kernel(x)
         batch, length, channels = x.shape
         keep = mask[:, :, None, None].to(x.dtype)
         groups = x.view(batch, length, self.num_groups, -1)
@@ -42,3 +43,19 @@ class SparseGroupNorm32(nn.GroupNorm):
     def _by_kernel(self, x: Tensor) -> Tensor:
         volume = x.transpose(1, 2)
         return F.group_norm(volume, self.num_groups, self.weight, self.bias, self.eps).transpose(1, 2)
+
+    def _by_rows(self, x: Tensor) -> Tensor:
+        """The same without turning [B, L, C] into [B, C, L] and back, which takes longer than the norm; no gradient.
+
+        Sums run down the columns, as memory lies; a group's statistics are the means of its columns'. For CUDA: on a
+        processor it saves little, and the column norm adds up less exactly.
+        """
+        centred = x - self._of_groups(x.mean(1))
+        variance = torch.linalg.vector_norm(centred, dim=1).square() / x.shape[1]
+        scale = (self._of_groups(variance) + self.eps).rsqrt() * self.weight
+        return torch.addcmul(self.bias, centred, scale)
+
+    def _of_groups(self, columns: Tensor) -> Tensor:
+        """[B, C] -> [B, 1, C], every column's value replaced by the mean of its group."""
+        groups = columns.unflatten(-1, (self.num_groups, -1))
+        return groups.mean(-1, keepdim=True).expand_as(groups).flatten(-2)[:, None]
