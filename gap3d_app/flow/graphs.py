@@ -30,8 +30,10 @@ class GraphedFlow:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._forms: dict[int, Any] = {}
+        self._seen: dict[int, Any] = {}
         self._records: dict[int, _Record] = {}
+        # All records work in the same memory: they are replayed one after the other, and results are copied out.
+        self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
 
     @property
     def config(self) -> Any:
@@ -46,19 +48,21 @@ class GraphedFlow:
     def velocities(self, state: Any, prepared: list[Any]) -> list[Any]:
         """See the network."""
         count, form = len(prepared), _form((state, prepared))
-        if self._forms.get(count) != form:
-            self._records.pop(count, None)
-            self._forms[count] = form
-            return self.model.velocities(state, prepared)
-        if count not in self._records:
-            self._records[count] = _Record(self.model, state, prepared)
-        return self._records[count].replay(state, prepared)
+        record = self._records.get(count)
+        if record is None or record.form != form:
+            if self._seen.get(count) != form:
+                self._seen[count] = form
+                return self.model.velocities(state, prepared)
+            # The former record goes when the new one is there, lest the pool be without an owner in between.
+            self._records[count] = record = _Record(self.model, state, prepared, form, self._pool)
+        return record.replay(state, prepared)
 
 
 class _Record:
     """One recorded call of `model.velocities`, with its static arguments and results."""
 
-    def __init__(self, model: Any, state: Any, prepared: list[Any]) -> None:
+    def __init__(self, model: Any, state: Any, prepared: list[Any], form: Any, pool: Any) -> None:
+        self.form = form
         given = list(_tensors((state, prepared)))
         self.static = [tensor.clone(memory_format=torch.contiguous_format) for tensor in given]
         self.last: list[Tensor | None] = [None] * len(given)
@@ -66,7 +70,7 @@ class _Record:
         self.call = lambda: model.velocities(state, prepared)
         self.graph = None
         if given[0].is_cuda:
-            self.graph, self.result = _captured(self.call)
+            self.graph, self.result = _captured(self.call, pool)
 
     def replay(self, state: Any, prepared: list[Any]) -> list[Any]:
         for index, tensor in enumerate(_tensors((state, prepared))):
@@ -82,15 +86,15 @@ class _Record:
         return _rebuilt(self.result, (tensor.clone() for tensor in _tensors(self.result)))
 
 
-def _captured(call: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A graph of `call` and the tensors that a replay fills.
+def _captured(call: Any, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of `call` and the tensors that a replay fills; `pool` is the memory that it works in.
 
     Not through `torch.cuda.graph`, which empties the allocator's cache and waits for the device first.
     """
     graph, stream, outer = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(outer)
     with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             result = call()
         finally:

@@ -209,13 +209,14 @@ def _latent_decoder(results: Results, stage: str, decoder: nn.Module, coords: Te
 def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tensor, runs: int) -> None:
     latent = random_latent(coords)
     resolution = decoder.out_resolution
-    middle = subdivided_sites(latent.sites)
+    counted = Sites(coords)  # of its own, so that its maps do not stay in memory
+    middle = subdivided_sites(counted)
     pairs = [flops.neighbour_pairs(sites) for sites in (middle, subdivided_sites(middle))]
     widths = [decoder.config.model_channels, *(block.out_layers[0].out_channels for block in decoder.upsample)]
     rows = [len(coords) * 8, len(coords) * 64]
-    trunk = flops.decoder_trunk(decoder.config, latent.sites, 0)
+    trunk = flops.decoder_trunk(decoder.config, counted, 0)
     trunk += 2 * rows[1] * widths[-1] * decoder.out_channels
-    del middle
+    del counted, middle
 
     def reference() -> Any:
         cells = reference_mesh_cells(decoder, SparseTensor(latent.feats, coords))
