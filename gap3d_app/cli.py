@@ -294,7 +294,7 @@ def _bench_full_size(options: argparse.Namespace) -> int:
     from gap3d_app.full_size.bench import PARTS, bench, table
 
     parts = PARTS if options.full_size == "all" else tuple(options.full_size.split(","))
-    figures = bench(options.runs, parts)
+    figures = bench(options.runs, parts, say=functools.partial(print, file=sys.stderr, flush=True))
     print(json.dumps(figures, indent=2) if options.json else table(figures))
     return 0
 

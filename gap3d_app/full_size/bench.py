@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,13 +26,19 @@ ATTENTION = {
 """Batch, heads, queries, keys and dtype of the attentions; 64 channels a head."""
 
 
-def bench(runs: int = 3, parts: tuple[str, ...] = PARTS, voxels: tuple[int, ...] = VOXELS) -> dict[str, Any]:
+def bench(
+    runs: int = 3,
+    parts: tuple[str, ...] = PARTS,
+    voxels: tuple[int, ...] = VOXELS,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Measure everything on the current CUDA device.
 
     Args:
         runs: timed runs of a stage; the least counts.
         parts: some of `PARTS`.
         voxels: sizes of the structured latent.
+        say: gets a line for every finished measurement.
 
     Returns:
         machine, matmul_tflops (bfloat16, before and behind the stages), attention_ms by sizes and kernel, stages
@@ -45,7 +52,7 @@ def bench(runs: int = 3, parts: tuple[str, ...] = PARTS, voxels: tuple[int, ...]
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise InputError(f"{unknown[0]!r} is not a part of the measurement; these are: {', '.join(PARTS)}.")
-    device, results, sizes = torch.device("cuda", torch.cuda.current_device()), Results(), list(voxels)
+    device, results, sizes = torch.device("cuda", torch.cuda.current_device()), Results(say=say), list(voxels)
     rate = matmul_rate(device)
     attention = {
         name: kernel_times(batch, heads, queries, keys, 64, dtype, device)

@@ -177,5 +177,3 @@ def dense_tables(coords: Tensor, feats: Tensor, resolution: int) -> dict[str, Te
     weights = feats.new_zeros(resolution**3, 21)
     weights[(coords.long() * torch.tensor([resolution**2, resolution, 1], device=device)).sum(-1)] = feats[:, 32:53]
     return {"values": values, "positions": positions, "weights": weights, "inside": inside}
-
-

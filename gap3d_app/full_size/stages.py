@@ -54,16 +54,19 @@ class Results:
         rows: one per stage and mode.
         latents: results of the samplers by stage and mode, for comparison.
         equal_voxels: share of the 64^3 voxels on which the two structures agree.
+        say: gets a line for every finished measurement.
     """
 
     rows: list[Measured] = field(default_factory=list)
     latents: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     equal_voxels: float | None = None
+    say: Callable[[str], None] = lambda line: None
 
     def add(self, stage: str, mode: str, run: Callable[[], Any], **given: Any) -> Any:
         """Measure a run and keep its figures; returns its result."""
         row, result = measure(stage, mode, run, released_ms=RELEASED_MS.get(stage), **given)
         self.rows.append(row)
+        self.say(f"{stage}, {mode}: {row.error or f'{row.ms} ms, first {row.first_ms} ms'}")
         return result
 
     def keep(self, stage: str, mode: str, latent: Tensor | None) -> None:

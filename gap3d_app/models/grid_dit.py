@@ -194,4 +194,3 @@ class GridDiT(nn.Module):
         x = model.norm_out(x, torch.cat([step.head for step in prepared])).to(dtype)
         registers = self.config.num_register_tokens
         return [tuple(unpack_grid(part, height, width, registers)) for part in x.chunk(count)]
-

@@ -146,9 +146,7 @@ class SLatFlowModel(TorsoModule):
         narrow = emb.to(self.torso_dtype)
         levels = [block.emb_layers(narrow) for block in (*self.input_blocks, *self.out_blocks)]
         levels = torch.cat(levels, dim=-1).unflatten(0, times.shape) if levels else [None] * len(times)
-        return [
-            [PreparedStep(mod, part, level) for part in contexts] for mod, level in zip(mods, levels, strict=True)
-        ]
+        return [[PreparedStep(mod, part, level) for part in contexts] for mod, level in zip(mods, levels, strict=True)]
 
     def velocities(self, x: SparseTensor, prepared: list[PreparedStep]) -> list[SparseTensor]:
         """`forward` for several conditions of one step; what does not depend on them is computed once."""

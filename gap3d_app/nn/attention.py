@@ -144,9 +144,7 @@ def packed_kernel_fits(q: Tensor) -> bool:
     return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
 
 
-def packed_attention(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, context_segments: Segments | None
-) -> Tensor:
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, context_segments: Segments | None) -> Tensor:
     """`attention` over sets of unequal length without padding (variable-length flash kernel of torch).
 
     Args:

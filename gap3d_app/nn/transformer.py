@@ -29,9 +29,7 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and perceptron (trellis.md section 4.8); the norms have no parameters."""
 
-    def __init__(
-        self, channels: int, num_heads: int, mlp_ratio: float = 4.0, qk_rms_norm: bool = False
-    ) -> None:
+    def __init__(self, channels: int, num_heads: int, mlp_ratio: float = 4.0, qk_rms_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = LayerNorm32(channels, eps=1e-6)
         self.attn = MultiHeadAttention(channels, num_heads, qk_rms_norm=qk_rms_norm)
