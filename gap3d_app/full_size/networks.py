@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,11 +9,6 @@ from torch import Tensor, nn
 
 import gap3d_app.models
 from gap3d_app.models.checkpoint import build_model, read_config
-from gap3d_app.models.decoders import SLatGaussianDecoder, SLatMeshDecoder, SLatRadianceFieldDecoder
-from gap3d_app.models.grid_dit import GridDiT
-from gap3d_app.models.slat_flow import SLatFlowModel
-from gap3d_app.models.structure_flow import SparseStructureFlowModel
-from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.torso import TorsoModule
 from gap3d_app.sparse.tensor import SparseTensor
 
@@ -34,27 +28,12 @@ PROMPT_TOKENS = 64
 """Query tokens of a text prompt (gap3d.md 2.3)."""
 
 
-@dataclass
-class Networks:
-    """One network per stage, see `FILES`."""
+def random_network(stage: str, device: torch.device, seed: int = 0) -> nn.Module:
+    """The network of a stage of `FILES`: the grid transformer in bfloat16, the torsos of the others in float16.
 
-    grid: GridDiT
-    structure: SparseStructureFlowModel
-    structure_decoder: SparseStructureDecoder
-    slat: SLatFlowModel
-    gaussians: SLatGaussianDecoder
-    radiance: SLatRadianceFieldDecoder
-    mesh: SLatMeshDecoder
-
-
-def random_networks(device: torch.device, seed: int = 0) -> Networks:
-    """All networks of `FILES` on a device: the grid transformer in bfloat16, the torsos of the others in float16."""
+    Matrices and biases are normal with deviation 0.02, as in the measured released code.
+    """
     torch.manual_seed(seed)
-    return Networks(**{stage: random_network(stage, device) for stage in FILES})
-
-
-def random_network(stage: str, device: torch.device) -> nn.Module:
-    """One of them, matrices and biases normal with deviation 0.02 as in the measured released code."""
     with torch.device(device):
         model = build_model(*read_config(CONFIGS / FILES[stage])).eval().requires_grad_(False)
     randomize(model)
