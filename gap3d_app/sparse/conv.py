@@ -1,19 +1,24 @@
-"""Submanifold convolution: one interface, a native torch backend and spconv behind it.
+"""Submanifold convolution: one interface; a native torch backend, a Triton kernel and spconv behind it.
 
-The native backend gathers the 27 neighbours of a chunk of voxels into a buffer that fits the processor's
-cache and multiplies it once; the backward pass is the same operation with the mirrored neighbour map, so
-nothing is ever scattered. Neighbour maps are cached in `Sites`.
+The native backend is what the others must equal. It gathers the 27 neighbours of a chunk of voxels into a
+buffer that fits the processor's cache and multiplies it once; the backward pass is the same operation with the
+mirrored neighbour map, so nothing is ever scattered. Neighbour maps are cached in `Sites`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gap3d_app.sparse.tensor import Sites, SparseTensor
+
+if TYPE_CHECKING:
+    from gap3d_app.sparse.triton_conv import TapPlan
 
 CPU_CHUNK_BYTES = 4 << 20
 CUDA_CHUNK_BYTES = 1 << 30
@@ -112,9 +117,7 @@ def _gather_outer(x: Tensor, grad: Tensor, index: Tensor) -> Tensor:
     return out
 
 
-def gather_matmul(
-    x: Tensor, weight: Tensor, forward_map: Tensor, backward_map: Callable[[], Tensor]
-) -> Tensor:
+def gather_matmul(x: Tensor, weight: Tensor, forward_map: Tensor, backward_map: Callable[[], Tensor]) -> Tensor:
     """y[p] = sum_k x[forward_map[p, k]] @ weight[k], differentiable in `x` and `weight`.
 
     Args:
@@ -124,12 +127,18 @@ def gather_matmul(
         backward_map: gives [N, K], the inverse of `forward_map` for every k, T for none; asked for when
             gradients may be wanted.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = in_autocast_dtype(x, weight)
     if not torch.is_grad_enabled():
         return _gather_matmul(x, weight.flatten(0, 1), forward_map)
     return _GatherMatmul.apply(x, weight, forward_map, backward_map())
+
+
+def in_autocast_dtype(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype of the autocast region, if the call is inside one."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        return x.to(dtype), weight.to(dtype)
+    return x, weight
 
 
 class NativeBackend:
@@ -147,6 +156,59 @@ class NativeBackend:
 def mirrored_map(sites: Sites) -> Tensor:
     """[T, 27] int32: row of the voxel whose neighbour k is row q, at [q, k]; T for none."""
     return sites.cached("neighbours mirrored", lambda: neighbour_map(sites).flip(1))
+
+
+class TritonBackend:
+    """The same convolution by a Triton kernel for half precision without gradients, by `NativeBackend` otherwise.
+
+    Raises:
+        ImportError: triton is not installed.
+    """
+
+    def __init__(self) -> None:
+        from gap3d_app.sparse import triton_conv
+
+        self.kernel, self.native = triton_conv, NativeBackend()
+
+    def __call__(self, x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """See `NativeBackend`."""
+        feats, weight = in_autocast_dtype(x.feats, weight)
+        taps = weight.permute(1, 2, 3, 4, 0).flatten(0, 2)
+        if not self.kernel.applies(feats, taps, len(x)):
+            return self.native(x, weight, bias)
+        return self.kernel.planned_matmul(feats, taps, self.plan(x.sites), bias)
+
+    def plan(self, sites: Sites) -> TapPlan:
+        """The sites' neighbour map, ordered for the kernel."""
+
+        def make() -> TapPlan:
+            rows = torch.arange(len(sites), device=sites.coords.device)
+            return self.kernel.TapPlan(neighbour_map(sites)[None], rows[None], len(sites))
+
+        return sites.cached("tap plan", make)
+
+    def children(self, x: SparseTensor, taps: Tensor, parents: Tensor, bias: Tensor | None) -> Tensor | None:
+        """What the 8 children of every voxel sum up from its parent's neighbours, in one launch.
+
+        Args:
+            x: [T, C] features of the parents.
+            taps: [8 children, 8 neighbours, C, O] weights.
+            parents: [8 children, 8 neighbours] columns of the neighbour map of `x`.
+            bias: [O].
+
+        Returns:
+            [8 T, O], the children of a voxel in a row; None where the kernel does not apply.
+        """
+        feats, taps = in_autocast_dtype(x.feats, taps.flatten(0, 1))
+        if not self.kernel.applies(feats, taps, 8 * len(x)):
+            return None
+
+        def make() -> TapPlan:
+            index = neighbour_map(x.sites)[:, parents].transpose(0, 1)
+            rows = torch.arange(8 * len(x), device=index.device).view(-1, 8).t()
+            return self.kernel.TapPlan(index, rows, len(x))
+
+        return self.kernel.planned_matmul(feats, taps, x.sites.cached("children plan", make), bias)
 
 
 class SpconvBackend:
@@ -182,6 +244,16 @@ class SpconvBackend:
         return out if bias is None else out + bias
 
 
+Backend = NativeBackend | TritonBackend | SpconvBackend
+
+
+def default_backend() -> Backend:
+    """The fastest backend that this machine has: the Triton kernel with a CUDA device, else plain torch."""
+    if torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
+        return TritonBackend()
+    return NativeBackend()
+
+
 class SparseConv3d(nn.Module):
     """Submanifold convolution with the public key names `conv.weight` [O, k, k, k, C] and `conv.bias` [O].
 
@@ -190,7 +262,7 @@ class SparseConv3d(nn.Module):
         out_channels: O.
         kernel_size: 3 (trellis.md section 4.2), or 1, where the weight's memory is read as a row-major
             [C, O] matrix although its shape says [O, 1, 1, 1, C] (section 4.3).
-        backend: what computes the 3x3x3 case; native torch by default.
+        backend: what computes the 3x3x3 case; `default_backend()` if None.
     """
 
     def __init__(
@@ -198,13 +270,13 @@ class SparseConv3d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int = 3,
-        backend: NativeBackend | SpconvBackend | None = None,
+        backend: Backend | None = None,
     ) -> None:
         super().__init__()
         if kernel_size not in (1, 3):
             raise ValueError(f"kernel size {kernel_size} is not supported; 1 and 3 are")
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        self.backend = backend or NativeBackend()
+        self.backend = default_backend() if backend is None else backend
         self.conv = nn.Module()
         shape = (out_channels, kernel_size, kernel_size, kernel_size, in_channels)
         self.conv.weight = nn.Parameter(torch.empty(shape))

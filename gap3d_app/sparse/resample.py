@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gap3d_app.sparse.conv import SparseConv3d, gather_matmul, mirrored_map, neighbour_map
+from gap3d_app.sparse.conv import SparseConv3d, TritonBackend, gather_matmul, mirrored_map, neighbour_map
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 PRODUCT_BYTES = 16 << 20
@@ -214,20 +214,27 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     coarse_map = neighbour_map(x.sites)
     fine = subdivided_sites(x.sites)
     device = coarse_map.device
-    weight = conv.conv.weight.permute(1, 2, 3, 4, 0)  # [3, 3, 3, C, O]
+    weight = conv.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)  # [27, C, O]
     halves = torch.arange(2, device=device)
     near = _outer3(halves[:, None] + halves, 3)  # [8 children, 8 parents] columns of the coarse map
-    # A child 0 sees its parent's left neighbour through tap 0 and its parent through taps 1 and 2;
-    # a child 1 sees its parent through taps 0 and 1 and the right neighbour through tap 2.
-    fold = weight.new_zeros(2, 2, 3)
-    fold[0, 0, 0] = fold[0, 1, 1] = fold[0, 1, 2] = fold[1, 0, 0] = fold[1, 0, 1] = fold[1, 1, 2] = 1
+    taps = (_fold(weight) @ weight.flatten(1)).view(8, 8, *weight.shape[1:])
+    if isinstance(conv.backend, TritonBackend):
+        feats = conv.backend.children(x, taps, near, conv.conv.bias)
+        if feats is not None:
+            return SparseTensor(feats, sites=fine)
     children = []
     for child in range(8):
-        i, j, k = child >> 2, child >> 1 & 1, child & 1
-        taps = torch.einsum("au,bv,cw,uvwio->abcio", fold[i], fold[j], fold[k], weight).flatten(0, 2)
         forward, backward = x.sites.cached(
             ("child", child), lambda c=child: (coarse_map[:, near[c]], coarse_map[:, 26 - near[c]])
         )
-        children.append(gather_matmul(x.feats, taps, forward, lambda b=backward: b))
+        children.append(gather_matmul(x.feats, taps[child], forward, lambda b=backward: b))
     feats = torch.stack(children, dim=1).reshape(rows * 8, -1)
     return SparseTensor(feats + conv.conv.bias, sites=fine)
+
+
+def _fold(like: Tensor) -> Tensor:
+    """[64, 27] of 0 and 1: which entries of the kernel meet neighbour n of the parent, for child c, in row 8c + n."""
+    # Per axis: a child 0 sees its parent's left neighbour through tap 0 and its parent through taps 1 and 2;
+    # a child 1 sees its parent through taps 0 and 1 and the right neighbour through tap 2.
+    axis = like.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+    return torch.einsum("iau,jbv,kcw->ijkabcuvw", axis, axis, axis).reshape(64, 27)

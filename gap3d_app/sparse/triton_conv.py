@@ -1,0 +1,247 @@
+"""Sparse convolution as one Triton kernel: an implicit matrix product over a map of neighbours; inference only.
+
+A program makes a tile of output rows by output channels. It walks over the taps that any of its rows has a
+neighbour for and over slices of the input channels, gathers the rows from memory straight into the tile of the
+matrix product, and adds the bias at the end: nothing as large as rows x taps x channels is ever stored. Rows are
+ordered by which taps they have (`TapPlan`), so that rows of a tile lack the same ones.
+
+What it must equal is `gather_matmul` of `gap3d_app.sparse.conv`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+ALIGNMENT = 128
+"""Rows of a plan come in multiples of this: the largest tile."""
+
+HALF = (torch.float16, torch.bfloat16)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+INDEX_LIMIT = 1 << 31
+"""Elements that 32-bit offsets reach."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How one program works: rows x outputs of its tile, channels per step, warps, and loads in flight.
+
+    `flat` walks over (tap, slice) in one loop, so that loads run on across taps; otherwise one loop is inside the
+    other, so that a row's number is read once per tap.
+    """
+
+    rows: int
+    outputs: int
+    channels: int
+    warps: int
+    stages: int
+    flat: bool = True
+
+
+TILES = (
+    Tile(128, 128, 64, 8, 6),
+    Tile(128, 128, 64, 8, 4, flat=False),
+    Tile(128, 256, 64, 8, 3, flat=False),
+    Tile(128, 64, 64, 4, 6),
+    Tile(64, 128, 64, 4, 6),
+    Tile(64, 64, 64, 4, 6),
+    Tile(128, 32, 64, 4, 6),
+    Tile(128, 128, 32, 8, 6),
+    Tile(128, 64, 32, 4, 6),
+    Tile(128, 32, 32, 4, 6),
+)
+
+
+class TapPlan:
+    """A neighbour map, ordered for the kernel.
+
+    Rows come in groups that have weights of their own (one group for a convolution; one per child when voxels are
+    subdivided) and stay inside their group. Inside it they are ordered by which taps they have.
+
+    Args:
+        index: [G, T, K] integer rows of the input, `absent` for none; K is at most 31.
+        out_row: [G, T] row of the result that each one makes.
+        absent: number of input rows.
+
+    Attributes:
+        index: [K, P] int32, P = G * T rounded up to whole tiles per group; `absent` for none.
+        out_row: [P] int32, -1 in the padding.
+        rows: rows of the result, G * T.
+    """
+
+    def __init__(self, index: Tensor, out_row: Tensor, absent: int) -> None:
+        groups, rows, taps = index.shape
+        self.absent, self.rows, self.taps, self.groups = absent, groups * rows, taps, groups
+        order = _tap_code(index < absent).argsort(dim=1, stable=True)
+        index = index.gather(1, order[:, :, None].expand(-1, -1, taps)).int()
+        extra = -rows % ALIGNMENT
+        index = torch.nn.functional.pad(index, (0, 0, 0, extra), value=absent)
+        out_row = torch.nn.functional.pad(out_row.gather(1, order).int(), (0, extra), value=-1)
+        self.index = index.flatten(0, 1).t().contiguous()
+        self.out_row = out_row.flatten().contiguous()
+        self.lists: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def tap_lists(self, block: int) -> tuple[Tensor, Tensor]:
+        """Which taps a tile of `block` rows needs.
+
+        Returns:
+            [P / block, K] int32 numbers of weights (group * K + tap), the needed ones first, and how many are needed
+            [P / block] int32.
+        """
+        if block not in self.lists:
+            needed = (self.index < self.absent).view(self.taps, -1, block).any(2).t()
+            # False sorts before True, so needed taps come first and stay in order.
+            taps = (~needed).to(torch.uint8).argsort(dim=1, stable=True)
+            group = torch.arange(len(taps), device=taps.device) * self.groups // len(taps)
+            self.lists[block] = (taps + group[:, None] * self.taps).int().contiguous(), needed.sum(1).int()
+        return self.lists[block]
+
+
+def _tap_code(present: Tensor) -> Tensor:
+    """[G, T] number whose bits say which taps a row has; of 27 the far corners, which vary most, decide first."""
+    taps = present.shape[2]
+    tap = torch.arange(taps, device=present.device)
+    distance = (tap // 9 - 1).abs() + (tap // 3 % 3 - 1).abs() + (tap % 3 - 1).abs() if taps == 27 else tap
+    bit = torch.empty_like(tap)
+    bit[distance.argsort(stable=True)] = tap
+    return (present * (1 << bit)).sum(2).int()
+
+
+@triton.jit
+def _kernel(
+    x_ptr, weight_ptr, bias_ptr, out_ptr, index_ptr, out_row_ptr, list_ptr, count_ptr,
+    absent, channels, outputs, padded_rows, taps, stride_tap, stride_channel, stride_output,
+    HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, FLAT: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0)
+    row = block * ROWS + tl.arange(0, ROWS)
+    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    channel = tl.arange(0, CHANNELS)
+    weight_tile = weight_ptr + channel[:, None] * stride_channel + output[None, :] * stride_output
+    output_mask = output < outputs
+    count = tl.load(count_ptr + block)
+    steps = channels // CHANNELS
+    total = tl.zeros((ROWS, OUTPUTS), dtype=tl.float32)
+    if FLAT:
+        for step in range(0, count * steps):
+            number = tl.load(list_ptr + block * taps + step // steps)
+            start = (step % steps) * CHANNELS
+            source = tl.load(index_ptr + (number % taps) * padded_rows + row)
+            a = tl.load(
+                x_ptr + source[:, None] * channels + (start + channel)[None, :],
+                mask=(source < absent)[:, None],
+                other=0.0,
+            )
+            b = tl.load(
+                weight_tile + number * stride_tap + start * stride_channel, mask=output_mask[None, :], other=0.0
+            )
+            total = tl.dot(a, b, total)
+    else:
+        for t in range(0, count):
+            number = tl.load(list_ptr + block * taps + t)
+            source = tl.load(index_ptr + (number % taps) * padded_rows + row)
+            there = (source < absent)[:, None]
+            x_tile = x_ptr + source[:, None] * channels + channel[None, :]
+            tap_tile = weight_tile + number * stride_tap
+            for start in range(0, channels, CHANNELS):
+                a = tl.load(x_tile + start, mask=there, other=0.0)
+                b = tl.load(tap_tile + start * stride_channel, mask=output_mask[None, :], other=0.0)
+                total = tl.dot(a, b, total)
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + output, mask=output_mask, other=0.0).to(tl.float32)[None, :]
+    target = tl.load(out_row_ptr + row)
+    tl.store(
+        out_ptr + target[:, None] * outputs + output[None, :],
+        total.to(out_ptr.dtype.element_ty),
+        mask=(target >= 0)[:, None] & output_mask[None, :],
+    )
+
+
+def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
+    """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [..., C, O] or says nothing to it.
+
+    It needs half precision, no gradient, channels in multiples of 32, a CUDA device (or Triton's interpreter), and
+    offsets that fit 32 bits.
+    """
+    channels, outputs = weight.shape[-2:]
+    return (
+        (x.is_cuda or INTERPRETED)
+        and x.dtype in HALF
+        and weight.dtype == x.dtype
+        and channels % 32 == 0
+        and outputs % 8 == 0
+        and rows > 0
+        and max(x.numel(), rows * outputs, weight.numel()) < INDEX_LIMIT
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    )
+
+
+def planned_matmul(x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None = None) -> Tensor:
+    """y[p] = sum over taps k of x[map[p, k]] @ weight[k], summed in float32, plus the bias.
+
+    Args:
+        x: [N, C] float16 or bfloat16; C in multiples of 32.
+        weight: [G * K, C, O] in the dtype of `x`, any strides.
+        plan: of the map.
+        bias: [O], any float dtype.
+
+    Returns:
+        [plan.rows, O] in the dtype of `x`.
+    """
+    x = x.contiguous()
+    out = x.new_empty(plan.rows, weight.shape[2])
+    launch(choose_tile(x, weight, plan, bias, out), x, weight, plan, bias, out)
+    return out
+
+
+def launch(tile: Tile, x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None, out: Tensor) -> None:
+    """Run the kernel with a given tile."""
+    lists, counts = plan.tap_lists(tile.rows)
+    outputs = weight.shape[2]
+    # Tiles of the same outputs run together, so that they read the same weights.
+    grid = (len(counts), triton.cdiv(outputs, tile.outputs))
+    _kernel[grid](
+        x, weight, out if bias is None else bias, out, plan.index, plan.out_row, lists, counts,
+        plan.absent, x.shape[1], outputs, plan.index.shape[1], plan.taps, *weight.stride(),
+        HAS_BIAS=bias is not None, ROWS=tile.rows, OUTPUTS=tile.outputs, CHANNELS=tile.channels, FLAT=tile.flat,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+_chosen: dict[tuple, Tile] = {}
+
+
+def choose_tile(x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None, out: Tensor) -> Tile:
+    """The fastest tile for these sizes on this device: measured once per process for rows of a like number."""
+    fitting = fitting_tiles(x.shape[1], weight.shape[2])
+    if not x.is_cuda or len(fitting) == 1:
+        return fitting[0]
+    key = (x.device, x.dtype, plan.rows.bit_length(), plan.taps, plan.groups, x.shape[1], weight.shape[2])
+    if key in _chosen:
+        return _chosen[key]
+    if torch.cuda.is_current_stream_capturing():
+        return fitting[0]  # nothing can be measured inside a graph
+    _chosen[key] = min(fitting, key=lambda tile: milliseconds(tile, x, weight, plan, bias, out))
+    return _chosen[key]
+
+
+def fitting_tiles(channels: int, outputs: int) -> list[Tile]:
+    """Tiles that divide the channels, not wider than the outputs' next power of two nor much narrower."""
+    step = 64 if channels % 64 == 0 else 32
+    widest = max(32, triton.next_power_of_2(outputs))
+    # A narrow tile gathers the rows again for every slice of the outputs.
+    return [t for t in TILES if t.channels == step and min(widest, 128) // 2 <= t.outputs <= widest]
+
+
+def milliseconds(tile: Tile, *tensors: object) -> float:
+    """Time of one launch; infinite where the device lacks the shared memory or registers."""
+    try:
+        return triton.testing.do_bench(lambda: launch(tile, *tensors), warmup=2, rep=8)
+    except OutOfResources:
+        return float("inf")

@@ -1,0 +1,157 @@
+"""Backends of the sparse convolution against the native one: the Triton kernel and spconv."""
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gap3d_app.sparse.conv import Backend, NativeBackend, SparseConv3d, SpconvBackend, TritonBackend, default_backend
+from gap3d_app.sparse.resample import SparseDownsample, SparseSubdivide, SparseUpsample, subdivide_conv, unpooled_conv
+from gap3d_app.sparse.tensor import SparseTensor
+from tests.sparse.shells import shell
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+HALF = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Largest relative L2 distance between two roundings of one result."""
+
+
+def relative(there: torch.Tensor, here: torch.Tensor) -> float:
+    return ((there.double() - here.double()).norm() / here.double().norm()).item()
+
+
+def two_shells(channels: int, dtype: torch.dtype, device: str = "cuda", voxels: int = 3000) -> SparseTensor:
+    """A batch of two shells, the second smaller."""
+    torch.manual_seed(0)
+    first, second = shell(voxels), shell(voxels // 2 + 7)
+    second[:, 0] = 1
+    coords = torch.cat([first, second]).to(device)
+    return SparseTensor(torch.randn(len(coords), channels, device=device).to(dtype), coords)
+
+
+def layer_pair(
+    channels: int, outputs: int, other: Backend, dtype: torch.dtype, device: str = "cuda"
+) -> tuple[SparseConv3d, SparseConv3d]:
+    torch.manual_seed(1)
+    native = SparseConv3d(channels, outputs, backend=NativeBackend()).to(device, dtype)
+    twin = SparseConv3d(channels, outputs, backend=other).to(device, dtype)
+    twin.load_state_dict(native.state_dict())
+    return native, twin
+
+
+def spconv_backend() -> SpconvBackend:
+    pytest.importorskip("spconv.pytorch", reason="spconv is not installed")
+    return SpconvBackend()
+
+
+def triton_backend() -> TritonBackend:
+    pytest.importorskip("triton", reason="triton is not installed")
+    return TritonBackend()
+
+
+OTHERS = {"triton": triton_backend, "spconv": spconv_backend}
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("channels", "outputs"), [(64, 64), (128, 1024), (768, 192), (96, 96), (32, 40), (1024, 128)])
+@torch.no_grad()
+def test_forward_on_cuda(name: str, dtype: torch.dtype, channels: int, outputs: int) -> None:
+    if name == "spconv" and dtype == torch.bfloat16:
+        pytest.skip("spconv has no kernels for bfloat16")
+    native, twin = layer_pair(channels, outputs, OTHERS[name](), dtype)
+    x = two_shells(channels, dtype)
+    exact = native.float()(x.to(torch.float32)).feats
+    native.to(dtype)
+    out = twin(x).feats
+    assert out.dtype == dtype and relative(out, exact) <= HALF[dtype]
+    assert relative(out, native(x).feats) <= 2 * HALF[dtype]
+    without = twin.backend(x, twin.conv.weight, None)
+    assert relative(without.float() + twin.conv.bias.float(), exact) <= 2 * HALF[dtype]
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("name", OTHERS)
+@torch.no_grad()
+def test_resampled_voxels_on_cuda(name: str) -> None:
+    """Convolutions after subdividing and un-pooling, folded by the app, against the plain ones of each backend."""
+    native, twin = layer_pair(64, 96, OTHERS[name](), torch.float16)
+    x = two_shells(64, torch.float16)
+    plain = twin(SparseSubdivide()(SparseTensor(x.feats, x.coords)))
+    assert relative(plain.feats, native(SparseSubdivide()(x)).feats) <= 2 * HALF[torch.float16]
+    for conv in (native, twin):
+        folded = subdivide_conv(x, conv)
+        assert torch.equal(folded.coords, plain.coords)
+        assert relative(folded.feats, plain.feats) <= 2 * HALF[torch.float16]
+    coarse = SparseDownsample()(x)
+    plain = twin(SparseUpsample()(coarse))
+    assert torch.equal(plain.coords, x.coords)
+    assert relative(unpooled_conv(coarse, native).feats, plain.feats) <= 2 * HALF[torch.float16]
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_triton_leaves_the_rest_to_torch() -> None:
+    """Gradients, float32, odd channels and no voxels at all go to the native backend; autocast counts as half."""
+    native, twin = layer_pair(32, 64, triton_backend(), torch.float32)
+    x = two_shells(32, torch.float32)
+    out = twin(x.replace(x.feats.requires_grad_()))
+    out.feats.square().sum().backward()
+    assert x.feats.grad.isfinite().all() and twin.conv.weight.grad.isfinite().all()
+    with torch.no_grad():
+        assert torch.equal(out.feats, native(x).feats)
+        with torch.autocast("cuda", torch.float16):
+            half = twin(x).feats
+        assert half.dtype == torch.float16 and relative(half, out.feats) <= HALF[torch.float16]
+        odd, odd_twin = layer_pair(20, 64, triton_backend(), torch.float16)
+        y = two_shells(20, torch.float16)
+        assert torch.equal(odd(y).feats, odd_twin(y).feats)
+        none = SparseTensor(x.feats[:0].half(), x.coords[:0])
+        assert twin.half()(none).feats.shape == (0, 64)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@torch.no_grad()
+def test_every_tile_gives_the_same() -> None:
+    """Whatever tile is measured fastest, the result is right, inside a CUDA graph too."""
+    kernel = triton_backend().kernel
+    for channels, outputs in ((64, 200), (96, 96)):
+        native, twin = layer_pair(channels, outputs, triton_backend(), torch.float16)
+        x = two_shells(channels, torch.float16)
+        wanted = native(x).feats
+        taps = twin.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)
+        plan = twin.backend.plan(x.sites)
+        tried = [tile for tile in kernel.TILES if channels % tile.channels == 0]
+        assert len(tried) >= 3
+        for tile in tried:
+            out = torch.full_like(wanted, float("nan"))
+            if kernel.milliseconds(tile, x.feats, taps, plan, twin.conv.bias, out) < float("inf"):
+                assert relative(out, wanted) <= 2 * HALF[torch.float16], tile
+        twin(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = twin(x).feats
+        graph.replay()
+        assert relative(captured, wanted) <= 2 * HALF[torch.float16]
+
+
+def test_default_backend() -> None:
+    triton = importlib.util.find_spec("triton") is not None and torch.cuda.is_available()
+    assert isinstance(default_backend(), TritonBackend if triton else NativeBackend)
+
+
+def test_triton_interpreted_on_the_cpu() -> None:
+    """The kernel's arithmetic without a GPU; the interpreter is chosen when triton loads, hence the process."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed (a CPU machine does not need it)")
+    if np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("triton's interpreter reads loop bounds in a way that numpy 2.4 and newer refuse")
+    done = subprocess.run([sys.executable, "-m", "tests.sparse.interpreted"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "equal"
