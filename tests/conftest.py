@@ -1,5 +1,6 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and which folders are left out on a machine without the page's packages."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -8,6 +9,14 @@ import pytest
 import gap3d_app  # noqa: F401  before torch, because it says how torch's threads wait
 
 REPO = Path(__file__).resolve().parent.parent
+
+# A machine that only runs `pytest -m gpu` need not have the page's packages, but every folder is collected.
+collect_ignore = [] if importlib.util.find_spec("gradio") else ["ui", "browser"]
+
+
+def pytest_report_header() -> str | None:
+    """Say so when folders are left out."""
+    return f"gradio is not installed: {' and '.join(collect_ignore)} left out" if collect_ignore else None
 
 
 @pytest.fixture(scope="session")
