@@ -155,8 +155,7 @@ class _Extraction:
         inside = torch.zeros(box.count, dtype=torch.bool, device=self.feats.device)
         inside[cubes.touched] = attributes[:, 0].detach() < 0
         if self.solid:
-            filled = fill_enclosed(inside.view(box.size).cpu().numpy())
-            inside = torch.from_numpy(filled).to(inside.device).view(-1)
+            inside = fill_enclosed(inside.view(box.size)).reshape(-1)
         case = self._cases(inside)
         surface = ((case != 0) & (case != 255)).nonzero()[:, 0]
         if len(surface) == 0:

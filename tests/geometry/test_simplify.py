@@ -5,7 +5,6 @@ import pytest
 
 from gap3d_app.geometry.facts import mesh_facts
 from gap3d_app.geometry.simplify import cut_folds, keep_main_parts, separate_sheets, simplify
-from gap3d_app.geometry.solid import fill_enclosed
 from gap3d_app.geometry.topology import corner_normals, is_watertight
 from tests.geometry.shapes import box, solid_mesh, sphere, torus, volume
 
@@ -69,12 +68,3 @@ def test_corner_normals_keep_box_sides_flat_and_spheres_round():
     normals = corner_normals(vertices.astype(np.float64), faces)
     radial = vertices[faces] / np.linalg.norm(vertices[faces], axis=-1, keepdims=True)
     assert (normals * radial).sum(-1).min() > 0.97
-
-
-def test_fill_enclosed_keeps_open_space():
-    solid = np.zeros((9, 9, 9), dtype=bool)
-    solid[2:7, 2:7, 2:7] = True
-    solid[3:6, 3:6, 3:6] = False
-    assert fill_enclosed(solid).sum() == 125
-    solid[4, 4, 6] = False  # a hole to the outside
-    assert fill_enclosed(solid).sum() == 125 - 27 - 1

@@ -1,0 +1,49 @@
+"""The flood fill from outside: what counts as enclosed, and its two ways of walking."""
+
+import pytest
+import torch
+
+from gap3d_app.geometry.solid import fill_enclosed, outside_by_runs, outside_of
+
+
+def maze(size: int = 12) -> torch.Tensor:
+    """Walls with one gap each, at opposite ends: the way in has as many bends as walls."""
+    solid = torch.zeros(size, size, size, dtype=torch.bool)
+    solid[:, :, [0, -1]] = solid[:, [0, -1]] = solid[-1] = True
+    for wall in range(1, size - 1, 2):
+        solid[wall] = True
+        solid[wall, 1 if wall % 4 == 1 else size - 2, 5] = False
+    return solid
+
+
+def hollow_box() -> torch.Tensor:
+    solid = torch.zeros(9, 8, 7, dtype=torch.bool)
+    solid[2:7, 2:6, 1:6] = True
+    solid[3:6, 3:5, 2:5] = False
+    return solid
+
+
+def noise(share: float) -> torch.Tensor:
+    return torch.rand(20, 17, 23, generator=torch.Generator().manual_seed(1)) < share
+
+
+def test_a_cavity_is_filled_and_a_dent_is_not() -> None:
+    solid = hollow_box()
+    filled = fill_enclosed(solid)
+    assert filled[4, 4, 4] and not solid[4, 4, 4]
+    assert filled.sum() == 5 * 4 * 5
+    solid[4, 3:, 3] = False  # a hole in one side
+    assert torch.equal(fill_enclosed(solid), solid)
+
+
+@pytest.mark.parametrize("make", [maze, hollow_box, lambda: noise(0.35), lambda: noise(0.6), lambda: noise(0.0)])
+def test_runs_reach_what_single_steps_reach(make) -> None:
+    solid = make()
+    assert torch.equal(outside_by_runs(solid), torch.from_numpy(outside_of(solid.numpy())))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu() -> None:
+    solid = noise(0.6)
+    assert torch.equal(fill_enclosed(solid.cuda()).cpu(), fill_enclosed(solid))
