@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from gap3d_app.errors import GenerationError, InputError
+from gap3d_app.geometry import device_bake
 from gap3d_app.geometry.bake import ColorFn, SurfaceColors, bake
 from gap3d_app.geometry.simplify import keep_main_parts, simplify
 from gap3d_app.geometry.topology import corner_normals, is_watertight
@@ -121,10 +123,11 @@ def export_glb(
     if color_fn is None:
         if colors is None:
             colors = np.full_like(vertices, 0.8)
-        color_fn = SurfaceColors(vertices, faces, colors)
+        color_fn = _surface_colors(vertices, faces, colors, mesh.vertices.device)
     points, triangles = simplify(vertices, faces, target_faces)
     atlas = unwrap_mesh(points, triangles, texture_size, unwrap)
-    picture = bake(points, triangles, atlas.uv, atlas.faces, texture_size, color_fn)
+    baked = device_bake.bake if isinstance(color_fn, device_bake.DeviceColors) else bake
+    picture = baked(points, triangles, atlas.uv, atlas.faces, texture_size, color_fn)
 
     normals = corner_normals(points.astype(np.float64), triangles)
     source, index, normal = _split_at_creases(atlas.faces, normals)
@@ -154,6 +157,15 @@ def export_glb(
         watertight=is_watertight(triangles),
         bytes=len(content),
     )
+
+
+def _surface_colors(
+    vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray, device: torch.device
+) -> SurfaceColors | device_bake.DeviceColors:
+    """What the texture is read from: in numpy, or on the CUDA device where the mesh was made."""
+    if device.type != "cuda":
+        return SurfaceColors(vertices, faces, colors)
+    return device_bake.DeviceColors(*(torch.from_numpy(v).to(device) for v in (vertices, faces, colors)))
 
 
 def _check_settings(
