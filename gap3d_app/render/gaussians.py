@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..values import Gaussians
+from . import with_gsplat
 
 NEAR = 0.2  # object units; nearer centres are culled
 SMALLEST_ALPHA = 1 / 255
@@ -50,10 +51,7 @@ def render_gaussians(
     size: int,
     background: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Tensor:
-    """Pictures of a set of Gaussians.
-
-    The reference composites whole 16 x 16 tiles and cuts a Gaussian at tiles beyond 3 sigma; here every pixel
-    whose alpha is at least 1/255 counts.
+    """Pictures of a set of Gaussians: by gsplat where it is installed and no gradient is wanted, else by `draw`.
 
     Args:
         extrinsics, intrinsics: [K, 4, 4] and [K, 3, 3], or one view without the first axis.
@@ -66,14 +64,25 @@ def render_gaussians(
     device = gaussians.raw_xyz.device
     extrinsics = extrinsics.to(device).reshape(-1, 4, 4)
     intrinsics = intrinsics.to(device).reshape(-1, 3, 3)
+    if with_gsplat.applies(gaussians):
+        pictures = with_gsplat.draw(gaussians, extrinsics, intrinsics, size, NEAR)
+    else:
+        pictures = draw(gaussians, extrinsics, intrinsics, size)
+    rgb = pictures[..., :3] + (1 - pictures[..., 3:]) * torch.tensor(background, device=device)
+    return torch.cat([rgb, pictures[..., 3:]], dim=-1)
+
+
+def draw(gaussians: Gaussians, extrinsics: Tensor, intrinsics: Tensor, size: int) -> Tensor:
+    """[K, size, size, 4] float32: rgb in front of black and opacity, for cameras [K, 4, 4] and [K, 3, 3].
+
+    The reference composites whole 16 x 16 tiles and cuts a Gaussian at tiles beyond 3 sigma; here every pixel
+    whose alpha is at least 1/255 counts.
+    """
     covariance = gaussians.covariance[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    behind = torch.tensor(background, device=device)
     pictures = []
     for view in range(extrinsics.shape[0]):
         splats = project_gaussians(gaussians, covariance, extrinsics[view], intrinsics[view], size)
-        picture = composite(splats, size)
-        rgb = picture[:, :3] + (1 - picture[:, 3:]) * behind
-        pictures.append(torch.cat([rgb, picture[:, 3:]], dim=1).reshape(size, size, 4))
+        pictures.append(composite(splats, size).reshape(size, size, 4))
     return torch.stack(pictures)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..values import Mesh
+from . import with_nvdiffrast
 
 FRAGMENTS_PER_PASS = {"cpu": 1 << 21, "cuda": 1 << 24}
 EDGE_TOLERANCE = 1e-5  # barycentric; a pixel on an edge belongs to both triangles and depth decides
@@ -50,7 +51,7 @@ def rasterize(
     size: int,
     near: float = 0.05,
 ) -> Raster:
-    """Find the nearest triangle behind every pixel centre.
+    """Find the nearest triangle behind every pixel centre: by nvdiffrast on CUDA where it is installed, else in torch.
 
     Args:
         vertices: [V, 3] float, world space.
@@ -60,6 +61,16 @@ def rasterize(
         size: pixels S per side.
         near: triangles that reach closer than this camera z are left out, object units.
     """
+    if len(faces) and with_nvdiffrast.applies(vertices, size):
+        cameras = (extrinsics.to(vertices.device), intrinsics.to(vertices.device))
+        return Raster(*with_nvdiffrast.rasterize(vertices, faces, *cameras, size, near))
+    return rasterize_in_torch(vertices, faces, extrinsics, intrinsics, size, near)
+
+
+def rasterize_in_torch(
+    vertices: Tensor, faces: Tensor, extrinsics: Tensor, intrinsics: Tensor, size: int, near: float = 0.05
+) -> Raster:
+    """`rasterize` by this file's own z-buffer."""
     device, views, pixels = vertices.device, extrinsics.shape[0], size * size
     best = torch.full((views * pixels,), torch.iinfo(torch.int64).max, dtype=torch.int64, device=device)
     setup = None
