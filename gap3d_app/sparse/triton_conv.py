@@ -30,7 +30,7 @@ INDEX_LIMIT = 1 << 31
 
 @dataclass(frozen=True)
 class Tile:
-    """How one program works: rows x outputs of its tile, channels per step, warps, and loads in flight.
+    """How one program works: rows x outputs of its tile, channels per step, warps, and stages of its pipeline.
 
     `flat` walks over (tap, slice) in one loop, so that loads run on across taps; otherwise one loop is inside the
     other, so that a row's number is read once per tap.
@@ -44,17 +44,18 @@ class Tile:
     flat: bool = True
 
 
+# The flat loop reads list, row number and row one after the other, so that three stages hold one load of the last.
 TILES = (
-    Tile(128, 128, 64, 8, 6),
+    Tile(128, 128, 64, 8, 7),
     Tile(128, 128, 64, 8, 4, flat=False),
     Tile(128, 256, 64, 8, 3, flat=False),
-    Tile(128, 64, 64, 4, 6),
-    Tile(64, 128, 64, 4, 6),
-    Tile(64, 64, 64, 4, 6),
-    Tile(128, 32, 64, 4, 6),
-    Tile(128, 128, 32, 8, 6),
-    Tile(128, 64, 32, 4, 6),
-    Tile(128, 32, 32, 4, 6),
+    Tile(128, 64, 64, 4, 10),
+    Tile(64, 128, 64, 4, 10),
+    Tile(64, 64, 64, 4, 10),
+    Tile(128, 32, 64, 4, 10),
+    Tile(128, 128, 32, 8, 10),
+    Tile(128, 64, 32, 4, 10),
+    Tile(128, 32, 32, 4, 10),
 )
 
 
@@ -164,7 +165,7 @@ def _kernel(
 
 
 def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
-    """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [..., C, O] or says nothing to it.
+    """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [..., C, O].
 
     It needs half precision, no gradient, channels in multiples of 32, a CUDA device (or Triton's interpreter), and
     offsets that fit 32 bits.
