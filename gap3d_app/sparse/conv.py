@@ -93,7 +93,7 @@ def _gather_matmul(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     x = _with_zero_row(x)
     chunk = _chunk_rows(x, taps)
     if rows <= chunk:
-        return x.index_select(0, index.reshape(-1)).view(rows, -1) @ weight
+        return x.index_select(0, index.reshape(-1)).view(rows, weight.shape[0]) @ weight
     out = x.new_empty(rows, weight.shape[1])
     buffer = x.new_empty(chunk * taps, x.shape[1])
     for start in range(0, rows, chunk):

@@ -1,6 +1,6 @@
 """Milliseconds from a dense mesh to a textured GLB, step by step, on every device of this machine.
 
-    python -m tests.benchmarks.glb [--resolution 256] [--faces 10000] [--texture 1024]
+    python -m tests.benchmarks.glb [--resolution 256] [--faces 10000] [--texture 1024] [--device cuda]
 
 The mesh is a bumpy ball out of a lattice as fine as the mesh decoder's: 380,000 faces at 256. The whole is
 `export_glb`, file included; its parts are timed again one by one.
@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from gap3d_app.geometry import device_bake
+from gap3d_app.geometry import device_bake, device_simplify
 from gap3d_app.geometry.bake import SurfaceColors, bake
-from gap3d_app.geometry.glb import export_glb
+from gap3d_app.geometry.glb import HEAD_START, export_glb
 from gap3d_app.geometry.simplify import keep_main_parts, simplify
 from gap3d_app.geometry.topology import corner_normals, is_watertight
 from gap3d_app.geometry.unwrap import unwrap
@@ -62,8 +62,14 @@ def measure(mesh: Mesh, target_faces: int, size: int) -> None:
         colors, baker = timed("colours into a volume", sampler), device_bake.bake
     else:
         colors, baker = timed("colours into a volume", lambda: SurfaceColors(*arrays)), bake
-    points, faces = timed("simplified", lambda: simplify(*arrays[:2], target_faces))
-    timed("  of it, whether it is closed", lambda: is_watertight(arrays[1]))
+    dense = arrays[:2]
+    if device.type == "cuda":
+        there = [torch.from_numpy(v).to(device) for v in dense]
+        timed("whether it is closed", lambda: device_simplify.is_closed(there[1]))
+        some = timed("simplified on the device", lambda: device_simplify.collapse(*there, HEAD_START * target_faces))
+        dense = [v.cpu().numpy() for v in some]
+    points, faces = timed("simplified", lambda: simplify(*dense, target_faces))
+    timed("  of it, whether it is closed", lambda: is_watertight(dense[1]))
     atlas = timed("unwrapped", lambda: unwrap(points, faces, size))
     timed("texture", lambda: baker(points, faces, atlas.uv, atlas.faces, size, colors))
     timed("normals", lambda: corner_normals(points.astype("float64"), faces))
@@ -74,10 +80,12 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--faces", type=int, default=10_000)
     parser.add_argument("--texture", type=int, default=1024)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="one of the two, not both")
     args = parser.parse_args()
     mesh = bumpy_ball(args.resolution)
-    measure(mesh, args.faces, args.texture)
-    if torch.cuda.is_available():
+    if args.device != "cuda":
+        measure(mesh, args.faces, args.texture)
+    if args.device != "cpu" and torch.cuda.is_available():
         measure(mesh.to("cuda"), args.faces, args.texture)
 
 

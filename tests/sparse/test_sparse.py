@@ -168,6 +168,13 @@ def test_batch_helpers() -> None:
         x.replace(torch.zeros(3, 2))
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_convolution_of_no_voxels(grad: bool) -> None:
+    x = SparseTensor(torch.zeros(0, 6), torch.zeros(0, 4, dtype=torch.int32))
+    with torch.set_grad_enabled(grad):
+        assert SparseConv3d(6, 10)(x).feats.shape == (0, 10)
+
+
 def test_spconv_agrees_with_the_native_backend() -> None:
     pytest.importorskip("spconv.pytorch", reason="spconv is not installed")
     threads = torch.get_num_threads()
