@@ -62,6 +62,41 @@ def collapse(vertices: Tensor, faces: Tensor, target_faces: int) -> tuple[Tensor
     return (place + origin).float(), faces
 
 
+def keep_main_parts(vertices: Tensor, faces: Tensor, *values: Tensor, min_area: float = 0.005) -> tuple[Tensor, ...]:
+    """`simplify.keep_main_parts` on tensors: without connected parts below a share of the whole area."""
+    a, b, c = faces.unbind(1)
+    faces = faces[(a != b) & (b != c) & (c != a)]
+    if len(faces) == 0:
+        return faces.new_zeros(0, 3).to(vertices.dtype), faces, *(value[:0] for value in values)
+    part = part_of_vertices(faces, len(vertices))[faces[:, 0]]
+    a, b, c = vertices.double()[faces].unbind(1)
+    area = torch.linalg.cross(b - a, c - a).norm(dim=1)
+    share = (area * (FRACTION / area.sum().clamp(min=1e-30))).round().long()
+    total = torch.zeros(len(vertices), dtype=torch.int64, device=faces.device).index_add_(0, part, share)
+    keep = total >= min_area * FRACTION
+    keep[total.argmax()] = True
+    faces, vertices, *values = _compact(faces[keep[part]], vertices, *values)
+    return vertices, faces, *values
+
+
+def part_of_vertices(faces: Tensor, count: int) -> Tensor:
+    """[count] int64: the least vertex of the connected part that a vertex is in.
+
+    Every round takes the least label of the faces around, hands it to the vertex that the old label names, and jumps
+    from label to label, so that chains shorten by more than half.
+    """
+    label = torch.arange(count, device=faces.device)
+    flat = faces.reshape(-1)
+    while True:
+        least = label[faces].amin(1).repeat_interleave(3)
+        lower = label.scatter_reduce(0, flat, least, "amin")
+        lower = lower.scatter_reduce(0, label[flat], least, "amin")
+        lower = lower[lower]
+        if torch.equal(lower, label):
+            return label
+        label = lower
+
+
 def is_closed(faces: Tensor) -> bool:
     """`topology.is_watertight` on a tensor."""
     if len(faces) == 0:

@@ -14,20 +14,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from gap3d_app.errors import GenerationError, InputError
-from gap3d_app.geometry import device_bake, device_simplify
-from gap3d_app.geometry.bake import ColorFn, SurfaceColors, bake
-from gap3d_app.geometry.simplify import keep_main_parts, simplify
+from gap3d_app.errors import InputError
+from gap3d_app.geometry.bake import ColorFn
+from gap3d_app.geometry.textured import textured
 from gap3d_app.geometry.topology import corner_normals, is_watertight
-from gap3d_app.geometry.unwrap import unwrap as unwrap_mesh
 from gap3d_app.output import write_atomic
 from gap3d_app.values import Mesh
 
 GENERATOR = "gap3d"
-HEAD_START = 8  # times the wanted faces: below that few collapses are independent, and their order counts
 _ARRAY, _ELEMENTS = 34962, 34963  # buffer view targets of vertex data and indices
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
 
@@ -110,26 +106,8 @@ def export_glb(
         OutputError: the file cannot be written.
     """
     _check_settings(target_faces, unwrap, texture_size, texture_format, roughness, scale_m, height_m)
-    vertices = mesh.vertices.detach().cpu().numpy().astype(np.float32)
-    faces = mesh.faces.detach().cpu().numpy().astype(np.int64)
-    colors = None if mesh.colors is None else mesh.colors.detach().float().cpu().numpy().clip(0, 1)
-    if len(faces) == 0:
-        raise GenerationError("The mesh has no faces; try another seed.")
-    if not np.isfinite(vertices).all() or (colors is not None and not np.isfinite(colors).all()):
-        raise GenerationError("The mesh holds values that are not finite; try another seed.")
-    if clean:
-        vertices, faces, colors = keep_main_parts(vertices, faces, colors)
-        if len(faces) == 0:
-            raise GenerationError("The mesh has no area; try another seed.")
-    if color_fn is None:
-        if colors is None:
-            colors = np.full_like(vertices, 0.8)
-        color_fn = _surface_colors(vertices, faces, colors, mesh.vertices.device)
-    points, triangles = _simplified(vertices, faces, target_faces, mesh.vertices.device)
-    atlas = unwrap_mesh(points, triangles, texture_size, unwrap)
-    baked = device_bake.bake if isinstance(color_fn, device_bake.DeviceColors) else bake
-    picture = baked(points, triangles, atlas.uv, atlas.faces, texture_size, color_fn)
-
+    made = textured(mesh, target_faces, texture_size, unwrap, color_fn, clean)
+    points, triangles, atlas = made.points, made.faces, made.atlas
     normals = corner_normals(points.astype(np.float64), triangles)
     source, index, normal = _split_at_creases(atlas.faces, normals)
     uv = atlas.uv[source]
@@ -142,7 +120,7 @@ def export_glb(
         to_gltf_axes(normal).astype(np.float32),
         uv.astype(np.float32),
         index,
-        _encode(picture, texture_format),
+        _encode(made.picture, texture_format),
         f"image/{texture_format}",
         roughness,
         recipe,
@@ -158,27 +136,6 @@ def export_glb(
         watertight=is_watertight(triangles),
         bytes=len(content),
     )
-
-
-def _surface_colors(
-    vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray, device: torch.device
-) -> SurfaceColors | device_bake.DeviceColors:
-    """What the texture is read from: in numpy, or on the CUDA device where the mesh was made."""
-    if device.type != "cuda":
-        return SurfaceColors(vertices, faces, colors)
-    return device_bake.DeviceColors(*(torch.from_numpy(v).to(device) for v in (vertices, faces, colors)))
-
-
-def _simplified(
-    vertices: np.ndarray, faces: np.ndarray, target_faces: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """`simplify`, with a head start on the CUDA device where a closed mesh has many more faces than wanted."""
-    if device.type == "cuda" and len(faces) > 2 * HEAD_START * target_faces:
-        points, triangles = (torch.from_numpy(v).to(device) for v in (vertices, faces))
-        if device_simplify.is_closed(triangles):
-            points, triangles = device_simplify.collapse(points, triangles, HEAD_START * target_faces)
-            vertices, faces = points.cpu().numpy(), triangles.cpu().numpy()
-    return simplify(vertices, faces, target_faces)
 
 
 def _check_settings(

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gap3d_app.geometry import device_bake, device_simplify
 from gap3d_app.geometry.bake import SurfaceColors, bake
-from gap3d_app.geometry.glb import HEAD_START, export_glb
+from gap3d_app.geometry.glb import export_glb
 from gap3d_app.geometry.simplify import keep_main_parts, simplify
+from gap3d_app.geometry.textured import HEAD_START
 from gap3d_app.geometry.topology import corner_normals, is_watertight
 from gap3d_app.geometry.unwrap import unwrap
 from gap3d_app.values import Mesh
@@ -55,24 +57,36 @@ def measure(mesh: Mesh, target_faces: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = dict(target_faces=target_faces, texture_size=size)
         timed("mesh to GLB file", lambda: export_glb(mesh, Path(folder) / "mesh.glb", **settings))
-    arrays = [v.cpu().numpy() for v in (mesh.vertices, mesh.faces, mesh.colors)]
-    arrays = timed("small parts removed", lambda: keep_main_parts(*arrays))
     if device.type == "cuda":
-        sampler = lambda: device_bake.DeviceColors(*(torch.from_numpy(v).to(device) for v in arrays))  # noqa: E731
-        colors, baker = timed("colours into a volume", sampler), device_bake.bake
+        points, faces, texture = measure_on_device(mesh, target_faces, size)
     else:
-        colors, baker = timed("colours into a volume", lambda: SurfaceColors(*arrays)), bake
-    dense = arrays[:2]
-    if device.type == "cuda":
-        there = [torch.from_numpy(v).to(device) for v in dense]
-        timed("whether it is closed", lambda: device_simplify.is_closed(there[1]))
-        some = timed("simplified on the device", lambda: device_simplify.collapse(*there, HEAD_START * target_faces))
-        dense = [v.cpu().numpy() for v in some]
-    points, faces = timed("simplified", lambda: simplify(*dense, target_faces))
-    timed("  of it, whether it is closed", lambda: is_watertight(dense[1]))
+        points, faces, texture = measure_in_numpy(mesh, target_faces, size)
     atlas = timed("unwrapped", lambda: unwrap(points, faces, size))
-    timed("texture", lambda: baker(points, faces, atlas.uv, atlas.faces, size, colors))
+    timed("texture", lambda: texture(points, faces, atlas.uv, atlas.faces, size))
     timed("normals", lambda: corner_normals(points.astype("float64"), faces))
+
+
+def measure_on_device(mesh: Mesh, target_faces: int, size: int) -> tuple[np.ndarray, np.ndarray, Callable]:
+    """Simplified points and faces, and what makes their texture."""
+    dense = timed(
+        "small parts removed", lambda: device_simplify.keep_main_parts(mesh.vertices, mesh.faces, mesh.colors)
+    )
+    colors = timed("colours into a volume", lambda: device_bake.DeviceColors(*dense))
+    timed("whether it is closed", lambda: device_simplify.is_closed(dense[1]))
+    some = timed("simplified on the device", lambda: device_simplify.collapse(*dense[:2], HEAD_START * target_faces))
+    rest = [v.cpu().numpy() for v in some]
+    points, faces = timed("simplified further", lambda: simplify(*rest, target_faces))
+    return points, faces, lambda *layout: device_bake.bake(*layout, colors)
+
+
+def measure_in_numpy(mesh: Mesh, target_faces: int, size: int) -> tuple[np.ndarray, np.ndarray, Callable]:
+    """Like `measure_on_device`."""
+    arrays = [v.numpy() for v in (mesh.vertices, mesh.faces, mesh.colors)]
+    dense = timed("small parts removed", lambda: keep_main_parts(*arrays))
+    colors = timed("colours into a volume", lambda: SurfaceColors(*dense))
+    timed("whether it is closed", lambda: is_watertight(dense[1]))
+    points, faces = timed("simplified", lambda: simplify(*dense[:2], target_faces))
+    return points, faces, lambda *layout: bake(*layout, colors)
 
 
 def main() -> None:

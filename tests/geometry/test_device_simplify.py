@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from gap3d_app.geometry.device_simplify import collapse, is_closed, vertex_quadrics
-from gap3d_app.geometry.glb import HEAD_START, export_glb
+from gap3d_app.geometry import simplify as slow
+from gap3d_app.geometry.device_simplify import collapse, is_closed, keep_main_parts, part_of_vertices, vertex_quadrics
+from gap3d_app.geometry.glb import export_glb
 from gap3d_app.geometry.simplify import simplify
+from gap3d_app.geometry.textured import HEAD_START, reduced_in_numpy, reduced_on_device
 from gap3d_app.geometry.topology import is_watertight
 from tests.geometry.shapes import box, solid_mesh, sphere, torus, volume
 
@@ -74,6 +76,54 @@ def test_closedness_agrees_with_its_twin() -> None:
     for case in (faces, faces[1:], turned, torch.cat([faces, faces[:1]]), faces[:0], torch.tensor([[0, 0, 1]])):
         assert is_closed(case) == is_watertight(case.numpy())
     assert is_closed(faces)
+
+
+def crumbs() -> tuple[torch.Tensor, torch.Tensor]:
+    """A ball, a speck, a middling ball, a face that repeats a vertex, and vertices that no face uses."""
+    parts = [solid_mesh(sphere(radius), 32) for radius in (0.4, 0.05, 0.15)]
+    vertices = [torch.zeros(3, 3)]
+    faces, start = [], 3
+    for part in parts:
+        vertices.append(part.vertices)
+        faces.append(part.faces.flip(0) + start)
+        start += len(part.vertices)
+    return torch.cat(vertices), torch.cat([*faces, torch.tensor([[5, 5, 6]])])
+
+
+def test_small_parts_go_as_in_the_twin() -> None:
+    vertices, faces = crumbs()
+    weight = torch.arange(len(vertices))
+    there = keep_main_parts(vertices, faces, weight, min_area=0.05)
+    here = slow.keep_main_parts(vertices.numpy(), faces.numpy(), weight.numpy(), min_area=0.05)
+    assert len(there[1]) < len(faces) - 100
+    for one, other in zip(there, here, strict=True):
+        assert np.array_equal(one.numpy(), other)
+    nothing = keep_main_parts(vertices, torch.tensor([[1, 1, 2]]), weight)
+    assert [len(v) for v in nothing] == [0, 0, 0]
+
+
+def test_parts_of_a_long_chain() -> None:
+    """Connected through one neighbour after the other, in an order that no sweep follows."""
+    place = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    strip = torch.stack([place[:-2], place[1:-1], place[2:]], dim=1)
+    two = torch.cat([strip[:1400], strip[1402:]])
+    label = part_of_vertices(two, 3001)
+    assert label[3000] == 3000 and len(label.unique()) == 3
+    assert (label[place[:1402]] == place[:1402].min()).all() and (label[place[1402:]] == place[1402:].min()).all()
+
+
+def test_device_route_makes_what_numpy_makes() -> None:
+    """The route of CUDA meshes, walked on the CPU: sound, as many faces, and in the same place."""
+    mesh = solid_mesh(FIELDS["torus"], 64, color=lambda p: p + 0.5)
+    target = len(mesh.faces) // (2 * HEAD_START) - 10
+    arguments = (mesh.vertices, mesh.faces, mesh.colors, target, True)
+    points, faces, dense = reduced_on_device(*arguments)
+    twin_points, twin_faces, twin_dense = reduced_in_numpy(*arguments)
+    assert is_watertight(faces) and abs(len(faces) - len(twin_faces)) <= 2
+    assert np.allclose(points.min(0), twin_points.min(0), atol=0.01)
+    assert volume(points, faces) == pytest.approx(volume(twin_points, twin_faces), rel=0.02)
+    for one, other in zip(dense, twin_dense, strict=True):
+        assert np.array_equal(one.numpy(), other)
 
 
 @pytest.mark.gpu
