@@ -218,18 +218,21 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     halves = torch.arange(2, device=device)
     near = _outer3(halves[:, None] + halves, 3)  # [8 children, 8 parents] columns of the coarse map
     taps = (_fold(weight) @ weight.flatten(1)).view(8, 8, *weight.shape[1:])
+
+    def by_torch() -> Tensor:
+        children = []
+        for child in range(8):
+            forward, backward = x.sites.cached(
+                ("child", child), lambda c=child: (coarse_map[:, near[c]], coarse_map[:, 26 - near[c]])
+            )
+            children.append(gather_matmul(x.feats, taps[child], forward, lambda b=backward: b))
+        return torch.stack(children, dim=1).reshape(rows * 8, -1) + conv.conv.bias
+
     if isinstance(conv.backend, TritonBackend):
-        feats = conv.backend.children(x, taps, near, conv.conv.bias)
-        if feats is not None:
-            return SparseTensor(feats, sites=fine)
-    children = []
-    for child in range(8):
-        forward, backward = x.sites.cached(
-            ("child", child), lambda c=child: (coarse_map[:, near[c]], coarse_map[:, 26 - near[c]])
-        )
-        children.append(gather_matmul(x.feats, taps[child], forward, lambda b=backward: b))
-    feats = torch.stack(children, dim=1).reshape(rows * 8, -1)
-    return SparseTensor(feats + conv.conv.bias, sites=fine)
+        feats = conv.backend.children(x, taps, near, conv.conv.bias, by_torch)
+    else:
+        feats = by_torch()
+    return SparseTensor(feats, sites=fine)
 
 
 def _fold(like: Tensor) -> Tensor:

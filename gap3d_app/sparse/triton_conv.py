@@ -11,6 +11,7 @@ What it must equal is `gather_matmul` of `gap3d_app.sparse.conv`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -167,12 +168,12 @@ def _kernel(
 def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
     """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [..., C, O].
 
-    It needs half precision, no gradient, channels in multiples of 32, a CUDA device (or Triton's interpreter), and
-    offsets that fit 32 bits.
+    It needs half precision, no gradient, channels in multiples of 32, a CUDA device of the Ampere generation or later
+    (or Triton's interpreter), and offsets that fit 32 bits.
     """
     channels, outputs = weight.shape[-2:]
     return (
-        (x.is_cuda or INTERPRETED)
+        (INTERPRETED or (x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0)))
         and x.dtype in HALF
         and weight.dtype == x.dtype
         and channels % 32 == 0
@@ -183,7 +184,9 @@ def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
     )
 
 
-def planned_matmul(x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None = None) -> Tensor:
+def planned_matmul(
+    x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None = None, rival: Callable[[], Tensor] | None = None
+) -> Tensor:
     """y[p] = sum over taps k of x[map[p, k]] @ weight[k], summed in float32, plus the bias.
 
     Args:
@@ -191,13 +194,17 @@ def planned_matmul(x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None
         weight: [G * K, C, O] in the dtype of `x`, any strides.
         plan: of the map.
         bias: [O], any float dtype.
+        rival: another way to the same result, taken where it is measured faster.
 
     Returns:
         [plan.rows, O] in the dtype of `x`.
     """
     x = x.contiguous()
     out = x.new_empty(plan.rows, weight.shape[2])
-    launch(choose_tile(x, weight, plan, bias, out), x, weight, plan, bias, out)
+    tile = choose_tile(x, weight, plan, bias, out, rival)
+    if tile is None:
+        return rival().to(x.dtype)
+    launch(tile, x, weight, plan, bias, out)
     return out
 
 
@@ -215,20 +222,33 @@ def launch(tile: Tile, x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | 
     )  # fmt: skip
 
 
-_chosen: dict[tuple, Tile] = {}
+_chosen: dict[tuple, Tile | None] = {}
 
 
-def choose_tile(x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None, out: Tensor) -> Tile:
-    """The fastest tile for these sizes on this device: measured once per process for rows of a like number."""
+def choose_tile(
+    x: Tensor,
+    weight: Tensor,
+    plan: TapPlan,
+    bias: Tensor | None,
+    out: Tensor,
+    rival: Callable[[], Tensor] | None = None,
+) -> Tile | None:
+    """The fastest tile for these sizes on this device, None for the rival.
+
+    Measured once per process for rows of a like number.
+    """
     fitting = fitting_tiles(x.shape[1], weight.shape[2])
-    if not x.is_cuda or len(fitting) == 1:
+    if not x.is_cuda:
         return fitting[0]
-    key = (x.device, x.dtype, plan.rows.bit_length(), plan.taps, plan.groups, x.shape[1], weight.shape[2])
+    sizes = (plan.rows.bit_length(), plan.taps, plan.groups, x.shape[1], weight.shape[2])
+    key = (x.device, x.dtype, *sizes, rival is None)
     if key in _chosen:
         return _chosen[key]
     if torch.cuda.is_current_stream_capturing():
         return fitting[0]  # nothing can be measured inside a graph
-    _chosen[key] = min(fitting, key=lambda tile: milliseconds(tile, x, weight, plan, bias, out))
+    best = min((milliseconds(lambda t=t: launch(t, x, weight, plan, bias, out)), i) for i, t in enumerate(fitting))
+    faster = rival is not None and milliseconds(rival) < best[0]
+    _chosen[key] = None if faster else fitting[best[1]]
     return _chosen[key]
 
 
@@ -240,9 +260,9 @@ def fitting_tiles(channels: int, outputs: int) -> list[Tile]:
     return [t for t in TILES if t.channels == step and min(widest, 128) // 2 <= t.outputs <= widest]
 
 
-def milliseconds(tile: Tile, *tensors: object) -> float:
-    """Time of one launch; infinite where the device lacks the shared memory or registers."""
+def milliseconds(work: Callable[[], object]) -> float:
+    """Time of one call; infinite where the device lacks the memory, shared memory or registers."""
     try:
-        return triton.testing.do_bench(lambda: launch(tile, *tensors), warmup=2, rep=8)
-    except OutOfResources:
+        return triton.testing.do_bench(work, warmup=2, rep=8)
+    except (OutOfResources, torch.cuda.OutOfMemoryError):
         return float("inf")

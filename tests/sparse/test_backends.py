@@ -1,5 +1,6 @@
 """Backends of the sparse convolution against the native one: the Triton kernel and spconv."""
 
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -131,7 +132,8 @@ def test_every_tile_gives_the_same() -> None:
         assert len(tried) >= 3
         for tile in tried:
             out = torch.full_like(wanted, float("nan"))
-            if kernel.milliseconds(tile, x.feats, taps, plan, twin.conv.bias, out) < float("inf"):
+            run = functools.partial(kernel.launch, tile, x.feats, taps, plan, twin.conv.bias, out)
+            if kernel.milliseconds(run) < float("inf"):
                 assert relative(out, wanted) <= 2 * HALF[torch.float16], tile
         twin(x)
         graph = torch.cuda.CUDAGraph()
@@ -139,6 +141,23 @@ def test_every_tile_gives_the_same() -> None:
             captured = twin(x).feats
         graph.replay()
         assert relative(captured, wanted) <= 2 * HALF[torch.float16]
+
+
+@pytest.mark.gpu
+@needs_cuda
+@torch.no_grad()
+def test_the_faster_of_kernel_and_torch_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = triton_backend().kernel
+    native, twin = layer_pair(64, 64, triton_backend(), torch.float16)
+    x = two_shells(64, torch.float16)
+    monkeypatch.setattr(kernel, "_chosen", {})
+    monkeypatch.setattr(kernel, "milliseconds", lambda work: 1.0 if work.__name__ == "by_torch" else 2.0)
+    assert torch.equal(twin(x).feats, native(x).feats)
+    assert list(kernel._chosen.values()) == [None]
+    monkeypatch.setattr(kernel, "_chosen", {})
+    monkeypatch.setattr(kernel, "milliseconds", lambda work: 2.0 if work.__name__ == "by_torch" else 1.0)
+    assert relative(twin(x).feats, native(x).feats) <= 2 * HALF[torch.float16]
+    assert None not in kernel._chosen.values()
 
 
 def test_default_backend() -> None:
