@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -170,9 +171,15 @@ class TritonBackend:
     """
 
     def __init__(self) -> None:
+        _ = self.kernel  # so that what is missing is missed now
+        self.native = NativeBackend()
+
+    @property
+    def kernel(self) -> ModuleType:
+        """`gap3d_app.sparse.triton_conv`; not an attribute, because layers with a module in them cannot be copied."""
         from gap3d_app.sparse import triton_conv
 
-        self.kernel, self.native = triton_conv, NativeBackend()
+        return triton_conv
 
     def __call__(self, x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `NativeBackend`."""

@@ -160,9 +160,24 @@ def test_the_faster_of_kernel_and_torch_is_taken(monkeypatch: pytest.MonkeyPatch
     assert None not in kernel._chosen.values()
 
 
-def test_default_backend() -> None:
-    triton = importlib.util.find_spec("triton") is not None and torch.cuda.is_available()
-    assert isinstance(default_backend(), TritonBackend if triton else NativeBackend)
+def test_default_backend_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton is not chosen where its first launch would fail."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert isinstance(default_backend(), NativeBackend)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_default_backend_on_the_cpu() -> None:
+    assert isinstance(SparseConv3d(4, 4).backend, NativeBackend)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_default_backend_on_cuda() -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    assert isinstance(SparseConv3d(4, 4).backend, TritonBackend)
 
 
 def test_triton_interpreted_on_the_cpu() -> None:
