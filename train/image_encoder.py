@@ -50,22 +50,21 @@ def augment(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
     return (images + 0.03 * r[:, 5, None, None, None] * noise).clamp(0, 1), theta
 
 
-class OccupancyHead(nn.Module):
-    """512 queries over the tokens, each for 4^3 voxels of the 32^3 grid."""
+class ReadOut(nn.Module):
+    """Learnt queries over tokens, each for the `values` of one cell: by default 4^3 voxels of the 32^3 grid."""
 
-    def __init__(self, width: int, cells: int = 512, voxels: int = 64):
+    def __init__(self, width: int, cells: int = 512, values: int = 64):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(1, cells, width) * 0.02)
         layer = {"d_model": width, "nhead": 4, "dim_feedforward": 2 * width, "batch_first": True}
         self.decoder = nn.TransformerDecoder(
             nn.TransformerDecoderLayer(**layer, dropout=0.0, activation="gelu", norm_first=True), 2
         )
-        self.out = nn.Linear(width, voxels)
+        self.out = nn.Linear(width, values)
 
-    def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Tokens [B, N, C] to logits [B, 512, 64]; tokens where `hidden` [B, N] is True are not seen."""
-        queries = self.queries.expand(len(tokens), -1, -1)
-        return self.out(self.decoder(queries, tokens, memory_key_padding_mask=hidden))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, C] to [B, cells, values]."""
+        return self.out(self.decoder(self.queries.expand(len(tokens), -1, -1), tokens))
 
 
 def cells_of(grid: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ def cells_of(grid: Tensor) -> Tensor:
 
 
 def occupancy_loss(logits: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss, IoU over all voxels of the batch) of an `OccupancyHead`; both arguments [B, 512, 64]."""
+    """(loss, IoU over all voxels of the batch) of a `ReadOut`'s logits; both arguments [B, 512, 64]."""
     weight = torch.tensor(3.0, device=cells.device)  # few voxels are occupied
     loss = F.binary_cross_entropy_with_logits(logits, cells, pos_weight=weight)
     hit, either = ((logits > 0) & (cells > 0)).sum(), ((logits > 0) | (cells > 0)).sum()
@@ -97,7 +96,7 @@ class ImageEncoderStage(Stage):
         self.sizes = [len(self.data.categories), len(self.data.color_names), len(self.data.finishes)]
         self.labels = nn.Linear(width, sum(self.sizes))
         self.patches = nn.Linear(width, 3 * 16 + 4 * 4)
-        self.occupancy = OccupancyHead(width)
+        self.occupancy = ReadOut(width)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Random views, augmented, with their targets."""
@@ -136,8 +135,8 @@ class ImageEncoderStage(Stage):
         patch_tokens = tokens[:, -side * side :]
         dense = self.patches(patch_tokens).float()
         rgb, geo = dense.split([48, 16], dim=2)
-        rgb_loss = F.l1_loss(rgb, _per_patch(batch["images"], side, 4))
-        geo_loss = F.l1_loss(geo, _per_patch(batch["geometry"], side, 2))
+        rgb_loss = F.l1_loss(rgb, per_patch(batch["images"], side, 4))
+        geo_loss = F.l1_loss(geo, per_patch(batch["geometry"], side, 2))
         occ_loss, iou = occupancy_loss(self.occupancy(tokens).float(), cells_of(batch["grid"]))
         metrics |= {"rgb_l1": rgb_loss.detach(), "geometry_l1": geo_loss.detach(), "occupancy": occ_loss.detach()}
         metrics["occupancy_iou"] = iou
@@ -176,7 +175,7 @@ def known_accuracy(logits: Tensor, target: Tensor) -> Tensor:
     return (logits.argmax(1) == target).sum() / (target >= 0).sum().clamp(min=1)
 
 
-def _per_patch(maps: Tensor, side: int, cells: int) -> Tensor:
+def per_patch(maps: Tensor, side: int, cells: int) -> Tensor:
     """Maps [B, C, H, W] averaged to `cells` x `cells` per patch: [B, side * side, C * cells * cells]."""
     b, c = maps.shape[:2]
     maps = F.adaptive_avg_pool2d(maps, side * cells).view(b, c, side, cells, side, cells)

@@ -2,15 +2,15 @@
 
     accelerate launch -m train.language_model --config train/configs/mini/language_model.yaml
 
-Teaches a Qwen2.5-VL-shaped model to read: the tokenizer is a byte-level BPE trained on the same texts. Every
-sample is a prompt in GAP3D's layout whose assistant turn is the description of the wanted asset: from a caption,
-from a picture, or from a picture and an edit instruction. The description is a fixed list of attributes, so the
-states behind the prompt have to hold them, which is all the queries of the next stage can read.
-Words do not hold a shape, so where there is a picture, a head that is thrown away (that of train/image_encoder.py)
-also reads the wanted asset's voxels from the states of the prompt: edits have to keep what the picture shows.
+Teaches a Qwen2.5-VL-shaped model to read: the tokenizer is a byte-level BPE trained on the same texts. Prompts are in
+GAP3D's layout: a caption, a picture, or a picture and an edit instruction. Half of the samples go on with a description
+of the wanted asset, a fixed list of attributes. The other half go on with the queries, as in the app: two heads that
+are thrown away tell the wanted asset's voxels and its canonical view, coarsely, from their states alone. Words hold
+neither; and in the next stage, where all but the queries is frozen, what does not reach their states is lost.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +23,33 @@ from gap3d_app.models.vlm import PromptEncoder
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank, tokenizer_texts
 from train.data.tokenizer import token_settings, train_tokenizer
-from train.image_encoder import OccupancyHead, augment, cells_of, occupancy_loss
+from train.image_encoder import ReadOut, augment, cells_of, occupancy_loss, per_patch
 from train.loop import Stage, read_config, run, training_device
 
-KINDS = {"caption": 0.5, "edit": 0.3, "unchanged": 0.2}
+KINDS = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
+SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours
+
+
+class Part(NamedTuple):
+    """The samples of one kind of prompt.
+
+    ids, weight, pixels: prompts with descriptions, what each token counts, and the patches of their pictures.
+    asked, asked_pixels: prompts with queries, likewise; cells [B, 512, 64], view [B, 256, 48]: what these should tell.
+    """
+
+    ids: Tensor
+    weight: Tensor
+    pixels: Tensor | None
+    asked: Tensor
+    asked_pixels: Tensor | None
+    cells: Tensor
+    view: Tensor
 
 
 class LanguageModelStage(Stage):
-    """Next-token prediction on prompts and descriptions, and voxels out of pictures."""
+    """Next-token prediction on prompts and descriptions; voxels and the canonical view out of queries."""
 
-    trained = ("vlm", "occupancy")
+    trained = ("vlm", "occupancy", "view")
 
     def __init__(
         self, model: dict, data: str, test: str, views: int, tokenizer: Path, vocabulary: int, device: str
@@ -48,9 +65,9 @@ class LanguageModelStage(Stage):
         ids = token_settings(self._tokens)
         text = {**model["text_config"], "vocab_size": ids.pop("vocab_size")}
         self.vlm = PromptEncoder.from_args(**{**model, "text_config": text, **ids})
-        self.vlm.model.latent_queries.requires_grad_(False)
         self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
-        self.occupancy = OccupancyHead(text["hidden_size"])
+        self.occupancy = ReadOut(text["hidden_size"])
+        self.view = ReadOut(text["hidden_size"], SIDE**2, 48)
         self.bank = PromptBank(self.data, self.vlm.tokenizer)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
@@ -61,43 +78,43 @@ class LanguageModelStage(Stage):
     def _batch(self, data: PackedAssets, bank: PromptBank, batch_size: int, generator: torch.Generator) -> dict:
         parts = {}
         for kind, share in KINDS.items():
-            count = max(1, round(share * batch_size))
+            count = max(2, round(share * batch_size))
             ids, lengths, source, target = bank.draw(kind, count, generator)
-            ids, weight = bank.with_answers(ids, lengths, target)
-            pixels = None
+            pixels = asked_pixels = None
+            half = count // 2
             if kind != "caption":
-                view = torch.randint(
-                    data.views.shape[1], (count,), generator=generator, device=generator.device
-                )
-                pixels = self.vlm.patches(augment(data.images(source, view), generator)[0])
-            cells = None if pixels is None else cells_of(data.occupancy(target))
-            parts[kind] = (ids, weight, pixels, cells)
+                view = torch.randint(data.views.shape[1], (count,), generator=generator, device=generator.device)
+                images = augment(data.images(source, view), generator)[0]
+                pixels, asked_pixels = self.vlm.patches(images[:half]), self.vlm.patches(images[half:])
+            told = bank.with_answers(ids[:half], lengths[:half], target[:half])
+            asked = bank.with_queries(ids[half:], lengths[half:])
+            wanted = target[half:]
+            cells, view = cells_of(data.occupancy(wanted)), per_patch(data.images(wanted, 0), SIDE, 4)
+            parts[kind] = Part(*told, pixels, asked, asked_pixels, cells, view)
         return parts
 
-    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropies; metrics per kind: description tokens predicted right, voxel IoU of pictures."""
+    def forward(self, batch: dict[str, Part]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted losses; metrics per kind: description tokens predicted right, IoU of voxels, error of the view."""
         loss, metrics = 0.0, {}
-        for kind, (ids, weight, pixels, cells) in batch.items():
-            states = self.vlm.hidden_states(self.vlm.embed(ids, pixels))
-            logits = self.vlm.logits(states)[:, :-1].float()
-            target, w = ids[:, 1:], weight[:, 1:]
+        for kind, part in batch.items():
+            logits = self.vlm.lm_logits(part.ids, part.pixels)[:, :-1].float()
+            target, w = part.ids[:, 1:], part.weight[:, 1:]
             ce = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(w)
-            loss = loss + KINDS[kind] * (ce * w).sum() / w.sum()
-            if cells is not None:
-                voxels = self.occupancy(states, hidden=(weight == 0) | (weight == 1)).float()  # prompts, no answers
-                shape, metrics[f"iou_{kind}"] = occupancy_loss(voxels, cells)
-                loss = loss + KINDS[kind] * shape
+            latents = self.vlm.encode(part.asked, pixel_values=part.asked_pixels)
+            shape, metrics[f"iou_{kind}"] = occupancy_loss(self.occupancy(latents).float(), part.cells)
+            view = F.l1_loss(self.view(latents).float(), part.view)
+            loss = loss + KINDS[kind] * ((ce * w).sum() / w.sum() + shape + 4 * view)
             right = ((logits.detach().argmax(-1) == target) & (w == 1)).sum()
-            metrics[f"right_{kind}"] = right / (w == 1).sum()
+            metrics[f"right_{kind}"], metrics[f"view_{kind}"] = right / (w == 1).sum(), view.detach()
         return loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out token accuracy of the descriptions; some of them, right and as predicted."""
+        """The held-out metrics of `forward`; some descriptions, right and as predicted."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, self.test_bank, min(512, 2 * len(self.test)), generator)
         _, metrics = self.forward(batch)
         lines = []
-        for kind, (ids, weight, pixels, _) in batch.items():
+        for kind, (ids, weight, pixels, *_) in batch.items():
             rows = 4 if pixels is None else len(pixels) // len(ids) * 4
             guess = self.vlm.lm_logits(ids[:4], None if pixels is None else pixels[:rows]).argmax(-1)
             for row, (right, mask) in enumerate(zip(ids[:4, 1:], weight[:4, 1:] == 1, strict=True)):
@@ -107,7 +124,7 @@ class LanguageModelStage(Stage):
         return {f"test_{k}": float(v) for k, v in metrics.items()}
 
     def save_models(self, folder: Path) -> None:
-        """`prompt_encoder` (its queries still untrained) and the tokenizer beside it."""
+        """`prompt_encoder`, its queries included, and the tokenizer beside it."""
         save_model(self.vlm, folder / "prompt_encoder")
         (folder / "tokenizer.json").write_text(self.tokenizer_file.read_text())
 

@@ -198,15 +198,12 @@ class PromptEncoder(nn.Module):
         index = query_start[:, None] + torch.arange(self.config.n_query, device=input_ids.device)
         return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Next-token logits ``[B, T, vocab]`` of `hidden_states` through the tied embedding, for pre-training."""
-        return F.linear(states, self.model.embed_tokens.weight)
-
     def lm_logits(
         self, input_ids: Tensor, pixel_values: Tensor | None = None, image_grid_thw: Tensor | None = None
     ) -> Tensor:
-        """`logits` of a tokenised batch."""
-        return self.logits(self.hidden_states(self.embed(input_ids, pixel_values, image_grid_thw)))
+        """Next-token logits ``[B, T, vocab]`` through the tied embedding, for pre-training."""
+        states = self.hidden_states(self.embed(input_ids, pixel_values, image_grid_thw))
+        return F.linear(states, self.model.embed_tokens.weight)
 
     def forward(
         self, texts: list[str] | None = None, images: list[Image.Image | None] | None = None, **batch: Tensor
