@@ -13,19 +13,14 @@ from PIL import Image
 from gap3d_app.cli import main
 from gap3d_app.errors import WeightsError
 from gap3d_app.pipeline import Gap3DPipeline
-from tests.sources import published
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS = dict(grid_steps=2, structure_steps=3, slat_steps=3)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("published")
-    found = {"image": published.image_pipeline(root / "image"), "dinov2": published.dinov2(root / "dinov2")[0]}
-    found["qwen"] = published.qwen(root / "qwen")[0]
-    found["gap3d"] = published.gap3d(root / "gap3d", found["qwen"])[0]
-    return found
+def folders(published_folders) -> dict[str, Path]:
+    return published_folders
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """Text prompts through TRELLIS's own text models: which flows they take, and what the flows follow."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -17,10 +19,8 @@ STEPS = dict(structure_steps=3, slat_steps=3)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("published")
-    image, text = published.image_pipeline(root / "image"), published.text_pipeline(root / "text")
-    return [image, text, published.dinov2(root / "dinov2")[0], published.clip(root / "clip")[0]]
+def folders(published_folders) -> list[Path]:
+    return [published_folders[name] for name in ("image", "text", "dinov2", "clip")]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,14 +23,29 @@ STEMS = {
     "sparse_structure_decoder": ("structure_decoder", "ckpts/ss_dec"),
     "sparse_structure_flow_model": ("structure_flow", "ckpts/ss_flow_img"),
     "slat_decoder_gs": ("slat_decoder_gs", "ckpts/slat_dec_gs"),
+    "slat_decoder_rf": ("slat_decoder_rf", "ckpts/slat_dec_rf"),
     "slat_decoder_mesh": ("slat_decoder_mesh", "ckpts/slat_dec_mesh"),
     "slat_flow_model": ("slat_flow", "ckpts/slat_flow_img"),
 }
 
 
+@pytest.fixture(scope="session")
+def published_folders(tmp_path_factory) -> dict[str, Path]:
+    """A folder of every published kind, by the kind's name; do not change them."""
+    root = tmp_path_factory.mktemp("published")
+    found = {"image": image_pipeline(root / "image"), "text": text_pipeline(root / "text")}
+    found["dinov2"], found["clip"] = dinov2(root / "dinov2")[0], clip(root / "clip")[0]
+    found["qwen"] = qwen(root / "qwen")[0]
+    found["gap3d"] = gap3d(root / "gap3d", found["qwen"])[0]
+    return found
+
+
 def network(role: str, **changes: Any) -> nn.Module:
     """A network of `tests.tiny` with no value left at zero."""
-    name, args = tiny._specs({key: i for i, key in enumerate(tiny_tokens())})[role]
+    specs = tiny._specs({key: i for i, key in enumerate(tiny_tokens())})
+    sizes = specs["slat_decoder_gs"][1] | {"representation_config": dict(rank=2, dim=4)}
+    specs["slat_decoder_rf"] = ("SLatRadianceFieldDecoder", sizes)  # which gap3d-mini has not
+    name, args = specs[role]
     torch.manual_seed(len(role))
     return tiny._awake(build_model(name, args | changes)).eval()
 

@@ -19,13 +19,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("published")
-    found = {"image": published.image_pipeline(root / "image"), "text": published.text_pipeline(root / "text")}
-    found["dinov2"], found["clip"] = published.dinov2(root / "dinov2")[0], published.clip(root / "clip")[0]
-    found["qwen"] = published.qwen(root / "qwen")[0]
-    found["gap3d"] = published.gap3d(root / "gap3d", found["qwen"])[0]
-    return found
+def folders(published_folders) -> dict[str, Path]:
+    return published_folders
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +52,7 @@ def test_image_pipeline_alone_names_what_is_missing(folders):
     assembly = assemble(folders["image"])
     models = assembly.args["models"]
     assert set(models) == {
-        "structure_decoder", "structure_flow", "slat_decoder_gs", "slat_decoder_mesh", "slat_flow"
+        "structure_decoder", "structure_flow", "slat_decoder_gs", "slat_decoder_rf", "slat_decoder_mesh", "slat_flow"
     }  # fmt: skip
     assert assembly.args["structure_sampler"]["params"]["cfg_strength"] == 5.0 and "grid_sampler" not in assembly.args
     assert "image prompts" in assembly.missing["image_encoder"]
@@ -73,8 +68,10 @@ def test_image_pipeline_alone_names_what_is_missing(folders):
 def test_a_folder_without_some_of_its_models(folders, tmp_path):
     folder = shutil.copytree(folders["image"], tmp_path / "image")
     (folder / "ckpts" / "slat_dec_gs.safetensors").unlink()
+    (folder / "ckpts" / "slat_dec_rf.json").unlink()
     (folder / "ckpts" / "slat_flow_img.json").unlink()
     missing = assemble(folder).missing
+    assert "enable radiance fields" in missing["slat_decoder_rf"]
     assert "enable Gaussians" in missing["slat_decoder_gs"] and "enable image and GAP3D" in missing["slat_flow"]
     (folder / "ckpts" / "ss_dec.safetensors").unlink()
     with pytest.raises(WeightsError, match="have no structure_decoder; it would enable any result"):
@@ -94,7 +91,7 @@ def test_encoders_that_no_pipeline_file_names(folders, tmp_path):
 
 def test_everything_together(folders):
     assembly = assemble([folders[name] for name in ("image", "text", "dinov2", "clip", "qwen", "gap3d")])
-    assert set(assembly.missing) == {"slat_decoder_rf"}
+    assert not assembly.missing
     args = assembly.args
     assert args["structure_sampler"]["params"]["cfg_strength"] == 5.0
     assert args["text_structure_sampler"]["params"]["cfg_strength"] == 7.5
