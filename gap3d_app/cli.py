@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from gap3d_app.output import NEEDED_BYTES, check_output
 from gap3d_app.settings import Settings, Spec
 
 DEFAULT_WEIGHTS = "gap3d-mini"
+LOW_VRAM_HELP = "keep networks off the graphics card but for their stage (default: where they do not fit together)"
 WEIGHTS_HELP = "weights: a name, a folder, or several with commas to put together (%(default)s)"
 
 
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     app.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
     app.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAMES_OR_DIRS", help=WEIGHTS_HELP)
+    app.add_argument("--low-vram", action="store_true", help=LOW_VRAM_HELP)
     app.set_defaults(run=_app)
 
     bench = commands.add_parser("bench", help="measure time and memory of text to GLB")
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAMES_OR_DIRS", help=WEIGHTS_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (%(default)s)")
+    parser.add_argument("--low-vram", action="store_true", help=LOW_VRAM_HELP)
     group = parser.add_argument_group("settings", "values that are not given come from the preset")
     for spec in Settings.specs().values():
         if spec.name != "formats":  # follows from the files asked for
@@ -164,8 +167,8 @@ def _generate(options: argparse.Namespace) -> int:
         options.prompt, options.image, multi_image=options.multi_image,
         exact_preprocessing=options.exact_preprocessing,
     )  # fmt: skip
-    for warning in filter(None, (cut.warning for cut in prompt.pictures)):
-        print(f"gap3d: {warning}", file=sys.stderr)
+    early = [cut.warning for cut in prompt.pictures if cut.warning]
+    _warn(early)
     if options.mesh:
         with _no_garbage():
             from gap3d_app.geometry.mesh_reader import read_mesh
@@ -184,6 +187,7 @@ def _generate(options: argparse.Namespace) -> int:
             asset.save(file)
             advance("write", number, len(files))
     end = time.perf_counter()
+    _warn(warning for warning in asset.warnings if warning not in early)
     if options.json:
         seconds = {"load": loaded - start, **asset.seconds, "write": end - written, "total": end - start}
         report = {
@@ -196,6 +200,11 @@ def _generate(options: argparse.Namespace) -> int:
     else:
         print(", ".join(map(str, files)))
     return 0
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(f"gap3d: {sentence}", file=sys.stderr)
 
 
 def _import_mesh_tools() -> None:
@@ -217,10 +226,12 @@ def _load(options: argparse.Namespace) -> Any:
     with _no_garbage():
         import torch
 
+        from gap3d_app.memory import LOW_VRAM
         from gap3d_app.pipeline import Gap3DPipeline
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device here; use --device cpu.")
-    return Gap3DPipeline.from_pretrained(options.weights, device=options.device)
+    memory = LOW_VRAM if options.low_vram else "auto"
+    return Gap3DPipeline.from_pretrained(options.weights, device=options.device, memory=memory)
 
 
 @contextmanager
@@ -274,7 +285,7 @@ def _app(options: argparse.Namespace) -> int:
         raise InputError(f"The port is {options.port}; it must be from 0 to 65535.")
     from gap3d_app.ui import launch
 
-    launch(host=options.host, port=options.port, weights=options.weights)
+    launch(host=options.host, port=options.port, weights=options.weights, low_vram=options.low_vram)
     return 0
 
 

@@ -31,7 +31,10 @@ PACKAGES = {
 GAP3D_BYTES = 2_730_000_000
 """Transformer, queries and one row in bfloat16 (gap3d.md 10.4)."""
 
-GPU_WORKING_SET = 3_000_000_000
+WORKING_SET = 3_000_000_000  # as memory.WORKING_SET, which needs torch
+LOW_VRAM_BYTES = 6_000_000_000
+"""What low-vram mode takes of a graphics card at most: the largest network that comes as a whole, and a working set."""
+
 CPU_WORKING_SET = 6_000_000_000
 MINI_BYTES = 2_000_000_000
 """What gap3d-mini takes of the host's memory, torch and mesh tools included."""
@@ -183,7 +186,10 @@ def _mini(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _judge(setup: Setup, found: dict[str, Any]) -> dict[str, Any]:
-    """Whether a full-size setup runs: "yes" on the graphics card, "slowly" on the CPU, or "no" with every reason."""
+    """Whether a full-size setup runs, with every reason.
+
+    "yes" and "low-vram" on the graphics card, "slowly" on the CPU, or "no".
+    """
     entries = [catalog.source(name) for name in setup.needs]
     weights = sum(entry.size for entry in entries) + setup.more
     why, torch, machine = [], found["torch"], found["machine"]
@@ -195,14 +201,18 @@ def _judge(setup: Setup, found: dict[str, Any]) -> dict[str, Any]:
             why.append(f"the weights {entry.name} ({human(entry.size)}) {missing}: {pull}")
     if torch["error"]:
         why.append("torch " + torch["error"])
-    needed = weights + GPU_WORKING_SET
+    needed = weights + WORKING_SET
     card = max((card["memory"] for card in torch["devices"]), default=0)
     runs = "no" if why else "yes"
     if card < needed:
         on_cpu = 2 * weights + CPU_WORKING_SET  # float32 there
         gpu = f"the graphics card has {human(card)}" if card else f"no graphics card ({torch['why_no_gpu']})"
         reason = f"needs about {human(needed)} on a graphics card: {gpu}"
-        if machine["memory"] is not None and machine["memory"] < on_cpu:
+        host = weights + WORKING_SET  # where networks wait for their stage
+        if card >= LOW_VRAM_BYTES and (machine["memory"] is None or machine["memory"] >= host):
+            reason += f"; it comes by in low-vram mode, with {human(host)} of the host's memory"
+            runs = "no" if why else "low-vram"
+        elif machine["memory"] is not None and machine["memory"] < on_cpu:
             reason += f"; the CPU would need {human(on_cpu)} of memory, there are {human(machine['memory'])}"
             runs = "no"
         else:

@@ -25,5 +25,9 @@ class GenerationError(Gap3DError):
     """A sample that came out empty or not finite."""
 
 
+class OutOfMemory(Gap3DError):
+    """A run that the device's memory is too small for."""
+
+
 class Cancelled(Gap3DError):
     """The person stopped the run."""

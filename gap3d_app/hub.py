@@ -18,6 +18,8 @@ from gap3d_app.errors import WeightsError
 EMBEDDED = Path(__file__).resolve().parent.parent / "weights"
 MANIFEST = "manifest.json"
 PIPELINE = "pipeline.json"
+FAMILY = "Gap3DPipeline"
+"""What pipeline.json of the app's own weights names."""
 
 
 def embedded_names() -> list[str]:
@@ -92,14 +94,20 @@ def read_pipeline(folder: Path) -> dict:
     """The "args" of pipeline.json.
 
     Raises:
-        WeightsError: not JSON, or not of the expected form.
+        WeightsError: not JSON, not of the expected form, or of another family of models.
     """
     try:
-        args = json.loads((folder / PIPELINE).read_text(encoding="utf-8"))["args"]
+        content = json.loads((folder / PIPELINE).read_text(encoding="utf-8"))
+        args, name = content["args"], content.get("name")
         if not isinstance(args, dict) or not isinstance(args.get("models"), dict):
             raise ValueError("no models")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"The file {PIPELINE} of {folder.name!r} cannot be used: {error}.") from error
+    if name != FAMILY:
+        raise WeightsError(
+            f"The weights {folder.name!r} are of another family: {PIPELINE} names {str(name)[:60]!r}, not {FAMILY!r}; "
+            "give weights of this app, or public ones that docs/weights.md lists."
+        )
     return args
 
 

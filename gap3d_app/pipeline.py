@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from gap3d_app import hub, stages
+from gap3d_app import hub, memory, stages
 from gap3d_app.asset import Asset
 from gap3d_app.errors import Cancelled, GenerationError, WeightsError
-from gap3d_app.models.checkpoint import load_model
+from gap3d_app.memory import Residency, choose
+from gap3d_app.models.checkpoint import load_model, weight_files
 from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import PRESETS, Settings
@@ -34,6 +35,13 @@ STAGES = ("prompt", "grid", "structure", "slat", "decode", "mesh", "asset")
 
 BATCHES = {"cuda": {"structure": 100, "slat": 20, "mesh": 10}}
 SMALL_BATCHES = {"structure": 8, "slat": 2, "mesh": 1}
+BATCH_OF = dict(prompt="structure", grid="structure", structure="structure", slat="slat", decode="mesh", mesh="mesh",
+                asset="mesh")
+"""Which of these numbers holds for a stage."""
+
+LOWERED = (
+    "Memory ran out at the stage {stage}, so the run went on in {mode} mode, which takes longer; it stays in this mode."
+)
 
 _MODEL_LOCK = threading.Lock()  # one run at a time in a process, whatever door it came through
 
@@ -75,7 +83,7 @@ class Gap3DPipeline:
         weights_hash: sha256 (hex) of the weights' manifest, which names every file's sha256.
         device: where the models are.
         dtype: floating-point type of the large matrix products.
-        batches: runs that the networks take at once, per stage.
+        memory: where the networks are, see `memory.Residency`.
     """
 
     def __init__(
@@ -84,12 +92,12 @@ class Gap3DPipeline:
         self.name, self.folder, self.args, self.weights_hash = folder.resolve().name, folder, args, weights_hash
         self.device, self.dtype = device, dtype
         self.presets = _presets(args)
-        self.batches = BATCHES.get(device.type, SMALL_BATCHES)
+        self.memory = Residency(device)
         self._parts: dict[str, nn.Module] = {}
 
     @classmethod
     def from_pretrained(
-        cls, name_or_dir: Names = "gap3d-mini", device: str = "auto", dtype: Any = "auto"
+        cls, name_or_dir: Names = "gap3d-mini", device: str = "auto", dtype: Any = "auto", memory: str = "auto"
     ) -> Gap3DPipeline:
         """Check the weights; networks are loaded when a run first needs them, or by `preload`.
 
@@ -99,9 +107,12 @@ class Gap3DPipeline:
                 which are put together by `sources.assemble`. Nothing is downloaded.
             device: "auto" (CUDA when there is one), or any torch device.
             dtype: "auto" (bfloat16 where the hardware multiplies it fast, else float32), or a torch dtype.
+            memory: the mode: "auto" (resident, unless the graphics card has too little free memory),
+                or one of `memory.MODES`.
 
         Raises:
             WeightsError: a file is missing, truncated or altered; the message names it with both sha256.
+            InputError: there is no such memory mode.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -113,17 +124,29 @@ class Gap3DPipeline:
             parts = assemble(name_or_dir)
             pipeline = cls(parts.folder, parts.args, parts.fingerprint, device, _fast_dtype(device, dtype))
             pipeline.name = parts.name
-            return pipeline
-        folder = hub.resolve(name_or_dir)
-        weights_hash = hub.verify(folder)
-        return cls(folder, hub.read_pipeline(folder), weights_hash, device, _fast_dtype(device, dtype))
+        else:
+            folder = hub.resolve(name_or_dir)
+            weights_hash = hub.verify(folder)
+            pipeline = cls(folder, hub.read_pipeline(folder), weights_hash, device, _fast_dtype(device, dtype))
+        pipeline.memory = Residency(device, choose(memory, device, pipeline.sizes))
+        return pipeline
 
     def preload(self) -> Gap3DPipeline:
         """Load every network now, so that the first run is as fast as the next."""
         with _MODEL_LOCK:
             for name in self.args["models"]:
-                self._part(name)
+                self._loaded(name)
         return self
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Runs that the networks take at once, per stage."""
+        roomy = self.memory.mode == memory.RESIDENT
+        return BATCHES.get(self.device.type, SMALL_BATCHES) if roomy else SMALL_BATCHES
+
+    def sizes(self) -> dict[str, int]:
+        """About the bytes of every network on a graphics card, by its role."""
+        return {role: _size(self.folder, source) for role, source in self.args["models"].items()}
 
     def settings(self, prompt: Prompt | None = None, **raw: Any) -> Settings:
         """`Settings.validated` with this pipeline's presets; those of TRELLIS's text models for a prompt of theirs."""
@@ -246,13 +269,36 @@ class Gap3DPipeline:
             run.seconds[stage] = (time.perf_counter() - start) / len(alive)
 
     def _steps(self, stage: str, runs: list[Run]) -> Steps:
-        return iter([(1, 1)]) if stage == "asset" else getattr(stages, f"{stage}_stage")(self, runs)
+        """A stage's steps; where memory runs out, all of them again in the next lower memory mode.
+
+        Raises:
+            OutOfMemory: there is no lower one.
+        """
+        work = getattr(stages, f"{stage}_stage", None)
+        while True:
+            try:
+                for few in _chunks(runs, self.batches[BATCH_OF[stage]]):
+                    yield from work(self, few) if work else [(1, 1)]
+                return
+            except Exception as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+            finally:
+                self.memory.send_home()
+            # Outside of the handler, because the error holds what its functions had on the device.
+            if not self.memory.lower(self._parts):
+                raise memory.shortage(stage, self.device, self._largest())
+            for run in runs:
+                run.warnings.append(LOWERED.format(stage=stage, mode=self.memory.mode))
+
+    def _largest(self) -> int:
+        return max(min(size, self.memory.largest_whole) for size in self.sizes().values())
 
     def _made(self, run: Run, stage: str) -> Any:
         """What a stage's last event carries."""
         if stage == "asset":
             recipe = write_recipe(run, {"name": self.name, "manifest_sha256": self.weights_hash}, self.dtype)
-            warnings = [cut.warning for cut in run.prompt.pictures if cut.warning]
+            warnings = [cut.warning for cut in run.prompt.pictures if cut.warning] + run.warnings
             values = (run.mesh, run.gaussians, run.occupancy, run.slat, run.grid)
             return Asset(*values, recipe, run.seconds, warnings)
         made = dict(grid=run.grid, structure=run.occupancy, slat=run.slat, decode=run.gaussians, mesh=run.mesh)
@@ -264,20 +310,22 @@ class Gap3DPipeline:
         return settings or self.settings(prompt, **raw)
 
     def part(self, name: str) -> nn.Module:
-        """A network by its role, loaded on first use."""
-        return self._part(name)
+        """A network by its role, on the device until the stage at work ends; loaded on first use."""
+        network = self._loaded(name)
+        self.memory.bring(name, network)
+        return network
 
-    def _part(self, name: str) -> nn.Module:
+    def _loaded(self, name: str) -> nn.Module:
         if name not in self._parts:
             if name not in self.args["models"]:
                 how = self.args.get("missing", {}).get(name, "use other weights")
                 raise WeightsError(f"The weights {self.name!r} have no {name}; {how}.")
             source = self.args["models"][name]
-            dtype = None if self.dtype == torch.float32 else self.dtype
+            dtype, home = None if self.dtype == torch.float32 else self.dtype, self.memory.home
             if isinstance(source, str):
-                model = load_model(self.folder / source, device=self.device, dtype=dtype)
-            else:  # a Part of public weights, streamed to the device
-                model = source.load(self.device, dtype)
+                model = load_model(self.folder / source, device=home, dtype=dtype)
+            else:  # a Part of public weights, streamed to where it stays
+                model = source.load(self.device, dtype, home)
             if name == "prompt_encoder" and model.tokenizer is None:
                 from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 
@@ -285,6 +333,13 @@ class Gap3DPipeline:
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
             self._parts[name] = model.requires_grad_(False)
         return self._parts[name]
+
+
+def _size(folder: Path, source: Any) -> int:
+    """Bytes of a network on a graphics card: of a Part, or of files, whose int8 matrices double."""
+    if isinstance(source, str):
+        return 2 * sum(file.stat().st_size for file in weight_files(folder / source))
+    return source.size
 
 
 def _presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:

@@ -53,6 +53,7 @@ class Run:
         route: "" for the flows that follow pictures, "text_" for those of TRELLIS's text models.
         structure_seed: seed that the structure came from; None for a given shape.
         surface: cells and features of the mesh decoder, until the mesh is made of them.
+        warnings: sentences for the person.
         failure: why this run ended early.
         seconds: wall time per stage.
     """
@@ -70,6 +71,7 @@ class Run:
     gaussians: Gaussians | None = None
     surface: Any = None
     mesh: Mesh | None = None
+    warnings: list[str] = field(default_factory=list)
     failure: GenerationError | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -164,6 +166,7 @@ def structure_stage(networks: Networks, runs: list[Run]) -> Steps:
 
 def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
     flow, decoder = networks.part(runs[0].route + "structure_flow"), networks.part("structure_decoder")
+    _check_fit(runs[0], flow, "structure_flow")
     sampler, (cond, null) = _flow_sampler(networks, "structure", runs[0]), _followed(runs)
     shape = (1, flow.config.in_channels, *[flow.config.resolution] * 3)
     for attempt in range(STRUCTURE_TRIES):
@@ -203,6 +206,7 @@ def _sample_latents(networks: Networks, runs: list[Run]) -> Steps:
     from gap3d_app.sparse.tensor import SparseTensor
 
     flow = networks.part(runs[0].route + "slat_flow")
+    _check_fit(runs[0], flow, "slat_flow")
     sampler, (cond, null) = _flow_sampler(networks, "slat", runs[0]), _followed(runs)
     channels, items = flow.config.in_channels, []
     for run in runs:
@@ -242,6 +246,8 @@ def mesh_stage(networks: Networks, runs: list[Run]) -> Steps:
     from gap3d_app.geometry.flexicubes import extract
 
     for run in runs:
+        if run.mesh is not None:  # made before memory ran out at another one
+            continue
         surface, resolution = run.surface, networks.part("slat_decoder_mesh").out_resolution
         if not _check_finite(run, surface.feats, "surface"):
             continue
@@ -297,6 +303,16 @@ def _flow_sampler(networks: Networks, stage: str, run: Run) -> FlowSampler:
         multi_cond=run.prompt.multi_image if len(run.grid.tokens) > 1 else None,
         **sampler_params(networks.args, f"{run.route}{stage}_sampler", "steps", "cfg_strength"),
     )  # fmt: skip
+
+
+def _check_fit(run: Run, flow: nn.Module, role: str) -> None:
+    """Encoder and flow may come from different repositories."""
+    found, expected = run.grid.tokens.shape[-1], flow.config.cond_channels
+    if found != expected:
+        raise WeightsError(
+            f"The encoder is of another family than the {run.route}{role}: it gives {found} channels, {expected} are "
+            "expected; give the encoder that docs/weights.md names for these weights."
+        )
 
 
 def _grouped(runs: list[Run], key: Callable[[Run], Any]) -> list[list[Run]]:

@@ -122,7 +122,10 @@ def kind_of(folder: Path) -> str:
         kinds = {"TrellisImageTo3DPipeline": "image", "TrellisTextTo3DPipeline": "text"}
         if name in kinds:
             return kinds[name]
-        raise WeightsError(f"The pipeline {name!r} of {folder.name!r} cannot be a part of another.")
+        raise WeightsError(
+            f"The weights {folder.name!r} are of another family: {PIPELINE} names {name[:60]!r}; known parts are "
+            f"{' and '.join(kinds)}, and weights of this app are given alone."
+        )
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         if "gen_vision_tower" in config:  # what makes the release build its transformer (gap3d.md 2.5)
@@ -131,7 +134,10 @@ def kind_of(folder: Path) -> str:
         found = config.get("model_type")
         if found in kinds:
             return kinds[found]
-        raise WeightsError(f"The weights {folder.name!r} are of the kind {found!r}, which no part of the pipeline is.")
+        raise WeightsError(
+            f"The weights {folder.name!r} are of another family: config.json names the kind {str(found)[:60]!r}; known "
+            f"are {', '.join(kinds)}."
+        )
     if {"pos_embed", "register_tokens"} <= stored_tensors(checkpoint_files(folder)).keys():
         return "dinov2"
     raise WeightsError(f"The folder {folder.name!r} holds neither {PIPELINE} nor config.json; give a weights folder.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,37 @@ class Part:
 
     Attributes:
         files: the weight files that it reads.
-        build: `load(device, dtype)` gives the network; dtype None means float32.
+        build: of (where the weights go, dtype) gives the network; dtype None means float32.
+        read: what it reads, by the network's keys; from the files' headers alone.
+        width: bytes of one of its numbers on a graphics card.
+        released: dtype on a graphics card, where any other than float32 was asked for; None for that one.
     """
 
     files: tuple[Path, ...]
     build: Callable[[torch.device, torch.dtype | None], nn.Module]
+    read: Callable[[], dict[str, StoredTensor]]
+    width: int = 2
+    released: torch.dtype | None = None
 
-    def load(self, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
-        """Stream the weights to the device.
+    def load(self, device: torch.device, dtype: torch.dtype | None, home: torch.device | None = None) -> nn.Module:
+        """Stream the weights.
+
+        Args:
+            device: where the network will compute.
+            dtype: of the large matrices; None means float32.
+            home: where the weights go, when that is not the device.
 
         Raises:
             WeightsError: files are missing or damaged, or do not fit the network.
         """
-        return self.build(device, dtype)
+        if dtype is not None and device.type == "cuda":
+            dtype = self.released or dtype
+        return self.build(home or device, dtype)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the network on a graphics card."""
+        return self.width * sum(prod(tensor.shape) for tensor in self.read().values())
 
 
 def trellis_part(stem: Path) -> Part:
@@ -47,14 +66,14 @@ def trellis_part(stem: Path) -> Part:
     The files hold float32 and float16 values; a dtype of None gives float32 throughout, which is exact. On a graphics
     card any other dtype means float16, in which these networks were trained and released (trellis.md 2.6).
     """
+    def read() -> dict[str, StoredTensor]:
+        return stored_tensors(weight_files(stem))
+
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         name, args = read_config(stem)
-        tensors = stored_tensors(weight_files(stem))
-        if dtype is not None and device.type == "cuda":
-            dtype = torch.float16
-        return load_streamed(lambda: build_model(name, args), tensors, device, dtype, stem.name)
+        return load_streamed(lambda: build_model(name, args), read(), device, dtype, stem.name)
 
-    return Part(tuple(weight_files(stem)), build)
+    return Part(tuple(weight_files(stem)), build, read, released=torch.float16)
 
 
 def image_encoder_part(folder: Path) -> Part:
@@ -62,18 +81,22 @@ def image_encoder_part(folder: Path) -> Part:
 
     A GAP3D checkpoint carries a copy under names of its own; it is taken from there too.
     """
-    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
-        from gap3d_app.models.image_encoder import ImageEncoder, ImageEncoderConfig, from_torch_hub
+    def read() -> dict[str, StoredTensor]:
+        from gap3d_app.models.image_encoder import from_torch_hub
 
         tensors = stored_tensors(checkpoint_files(folder))
         if any(key.startswith("model.") for key in tensors):
-            tensors = split_checkpoint(tensors)["image_encoder"]
-        elif "pos_embed" in tensors:
-            tensors = from_torch_hub(tensors)
+            return split_checkpoint(tensors)["image_encoder"]
+        return from_torch_hub(tensors) if "pos_embed" in tensors else tensors
+
+    def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+        from gap3d_app.models.image_encoder import ImageEncoder, ImageEncoderConfig
+
+        tensors = read()
         config = ImageEncoderConfig(**_image_sizes(folder, tensors, [f.name for f in fields(ImageEncoderConfig)]))
         return load_streamed(lambda: ImageEncoder(config), tensors, device, None, folder.name)
 
-    return Part(tuple(checkpoint_files(folder)), build)
+    return Part(tuple(checkpoint_files(folder)), build, read, width=4)
 
 
 def _image_sizes(folder: Path, tensors: dict[str, StoredTensor], known: list[str]) -> dict[str, Any]:
@@ -99,36 +122,40 @@ def _image_sizes(folder: Path, tensors: dict[str, StoredTensor], known: list[str
 
 def text_encoder_part(folder: Path) -> Part:
     """The text tower of a CLIP repository, always float32."""
+    def read() -> dict[str, StoredTensor]:
+        return {  # old files hold the numbers 0..76 as a buffer too
+            key: value for key, value in stored_tensors(checkpoint_files(folder)).items()
+            if key.startswith("text_model.") and not key.endswith("position_ids")
+        }
+
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         from gap3d_app.models.clip_text import TextEncoder, TextEncoderConfig
 
         content = read_json(folder / "config.json")
         content = content.get("text_config") or content
         config = TextEncoderConfig(**{f.name: content[f.name] for f in fields(TextEncoderConfig) if f.name in content})
-        # Old files hold the numbers 0..76 as a buffer too.
-        tensors = {
-            key: value for key, value in stored_tensors(checkpoint_files(folder)).items()
-            if key.startswith("text_model.") and not key.endswith("position_ids")
-        }
-        model = load_streamed(lambda: TextEncoder(config), tensors, device, None, folder.name)
+        model = load_streamed(lambda: TextEncoder(config), read(), device, None, folder.name)
         return model.read_tokenizer(folder / "tokenizer.json")
 
-    return Part(tuple(checkpoint_files(folder)), build)
+    return Part(tuple(checkpoint_files(folder)), build, read, width=4)
 
 
 def grid_dit_part(folder: Path) -> Part:
     """GAP3D's transformer; its sizes are those of its tensors, for the release stores no others (gap3d.md 2.5)."""
+    def read() -> dict[str, StoredTensor]:
+        return split_checkpoint(stored_tensors(checkpoint_files(folder))).get("grid_dit", {})
+
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
 
-        tensors = split_checkpoint(stored_tensors(checkpoint_files(folder))).get("grid_dit", {})
+        tensors = read()
         try:
             config = GridDiTConfig.from_state_dict(tensors, input_size=_grid_side(folder))
         except KeyError as error:
             raise WeightsError(f"The weights {folder.name!r} are no GAP3D checkpoint: they lack {error}.") from None
         return load_streamed(lambda: GridDiT(config), tensors, device, dtype, folder.name)
 
-    return Part(tuple(checkpoint_files(folder)), build)
+    return Part(tuple(checkpoint_files(folder)), build, read)
 
 
 def _grid_side(folder: Path) -> int:
@@ -146,22 +173,25 @@ def prompt_encoder_part(gap3d: Path, qwen: Path | None) -> Part:
     """
     base = qwen or gap3d
 
+    def read() -> dict[str, StoredTensor]:
+        trained = split_checkpoint(stored_tensors(checkpoint_files(gap3d))).get("prompt_encoder", {})
+        if qwen is None:
+            return trained
+        public = split_checkpoint(stored_tensors(checkpoint_files(qwen)))["prompt_encoder"]
+        return with_trained_rows(public, trained, gap3d.name)
+
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         from gap3d_app.models.prompt_tokenizer import PromptTokenizer
         from gap3d_app.models.vlm import PromptEncoder
 
-        trained = split_checkpoint(stored_tensors(checkpoint_files(gap3d))).get("prompt_encoder", {})
-        tensors = trained
-        if qwen is not None:
-            tensors = split_checkpoint(stored_tensors(checkpoint_files(qwen)))["prompt_encoder"]
-            tensors = with_trained_rows(tensors, trained, gap3d.name)
+        tensors = read()
         config = _prompt_config(read_json(base / "config.json"), tensors, base.name)
         model = load_streamed(lambda: PromptEncoder(config), tensors, device, dtype, gap3d.name)
         model.tokenizer = PromptTokenizer.from_file(base / "tokenizer.json", config)
         return model
 
     files = checkpoint_files(gap3d) + (checkpoint_files(qwen) if qwen else [])
-    return Part(tuple(files), build)
+    return Part(tuple(files), build, read)
 
 
 def with_trained_rows(

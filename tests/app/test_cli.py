@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gap3d_app import output
@@ -175,6 +176,29 @@ def test_an_empty_structure(tiny_weights, tmp_path, capsys, monkeypatch):
     assert out == "" and err.count("\n") == 1 and "empty for 3 seeds, 3 and the next; try another seed" in err
     assert list(tmp_path.iterdir()) == []
     assert main(command) == 0
+
+
+def test_memory_that_runs_out(tiny_weights, tmp_path, capsys, monkeypatch):
+    from gap3d_app import stages
+
+    whole, calls = stages.slat_stage, []
+
+    def short(networks, runs):
+        calls.append(networks.memory.mode)
+        if len(calls) <= times:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        yield from whole(networks, runs)
+
+    monkeypatch.setattr(stages, "slat_stage", short)
+    command = ["generate", "chair", "-o", str(tmp_path / "out.glb"), "--weights", str(tiny_weights), "--preset", "fast"]
+    times = 1
+    assert main([*command, "--quiet", "--device", "cpu"]) == 0 and calls == ["resident", "low-vram"]
+    assert "Memory ran out at the stage slat" in capsys.readouterr().err
+    (tmp_path / "out.glb").unlink()
+    times, calls[:] = 9, []
+    assert main([*command, "--quiet", "--device", "cpu", "--low-vram"]) == 2 and calls == ["low-vram"]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "would fit" in err and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("ending", output.FORMATS)

@@ -98,3 +98,10 @@ def test_damaged_pipeline_file(folder, content):
     hub.write_manifest(folder)
     with pytest.raises(WeightsError, match="pipeline.json"):
         Gap3DPipeline.from_pretrained(folder)
+
+
+def test_another_family(folder):
+    (folder / "pipeline.json").write_text('{"name": "StableDiffusionPipeline", "args": {"models": {}}}')
+    hub.write_manifest(folder)
+    with pytest.raises(WeightsError, match="of another family: pipeline.json names 'StableDiffusionPipeline'"):
+        Gap3DPipeline.from_pretrained(folder)

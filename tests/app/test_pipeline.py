@@ -195,7 +195,7 @@ def test_gradients_stay_on_between_steps(tiny_pipeline):
 
 
 def test_empty_structure_is_retried_then_reported(tiny_pipeline, monkeypatch):
-    decoder = tiny_pipeline._part("structure_decoder")
+    decoder = tiny_pipeline.part("structure_decoder")
     decode, results = type(decoder).forward, []
 
     def sometimes_empty(self, x):
@@ -216,7 +216,7 @@ def test_empty_structure_is_retried_then_reported(tiny_pipeline, monkeypatch):
 @pytest.mark.parametrize("part", ["grid_dit", "structure_decoder", "slat_flow", "slat_decoder_mesh"])
 def test_values_that_are_not_finite_are_reported(tiny_weights, part):
     broken = Gap3DPipeline.from_pretrained(tiny_weights, device="cpu", dtype="float32")
-    for parameter in broken._part(part).parameters():
+    for parameter in broken.part(part).parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(GenerationError, match="not finite"):
         broken("a chair", **FAST)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from gap3d_app.cli import main
 from gap3d_app.errors import WeightsError
 from gap3d_app.pipeline import Gap3DPipeline
+from tests.sources import published
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS = dict(grid_steps=2, structure_steps=3, slat_steps=3)
@@ -78,6 +81,38 @@ def test_the_grid_in_half_precision(folders):
     assert (narrow - exact).norm() < 0.05 * exact.norm()
 
 
+def test_an_encoder_of_another_family(folders, tmp_path, picture):
+    wide = shutil.copytree(folders["dinov2"], tmp_path / "wide")
+    model = published.network("image_encoder", hidden_size=48, num_attention_heads=3)
+    save_file(model.state_dict(), wide / "model.safetensors")
+    config = json.loads((wide / "config.json").read_text()) | {"hidden_size": 48, "num_attention_heads": 3}
+    (wide / "config.json").write_text(json.dumps(config))
+    pipe = Gap3DPipeline.from_pretrained([folders["image"], wide], device="cpu", dtype="float32")
+    with pytest.raises(WeightsError, match="another family than the structure_flow: it gives 48 channels, 32 are exp"):
+        pipe(image=picture, **STEPS)
+
+
+@pytest.mark.parametrize("files, words", [
+    ({"pipeline.json": '{"name": "Trellis2ImageTo3DPipeline", "args": {"models": {}}}'}, "names 'Trellis2ImageTo3DPip"),
+    ({"config.json": '{"model_type": "llama"}'}, "config.json names the kind 'llama'; known are qwen2_5_vl, dinov2"),
+    ({"config.json": '{"gen_vision_tower": "x"}', "model.safetensors": {"model.dit.a": torch.ones(2)}},
+     "are no GAP3D checkpoint: they lack '"),
+])
+def test_a_checkpoint_of_the_wrong_family(folders, tmp_path, files, words, capsys):
+    """One sentence, from every door."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name, content in files.items():
+        save_file(content, folder / name) if isinstance(content, dict) else (folder / name).write_text(content)
+    names = [folders["image"], folders["qwen"], folder]
+    with pytest.raises(WeightsError, match=words):
+        Gap3DPipeline.from_pretrained(names, device="cpu").preload()
+    given = ["--weights", ",".join(map(str, names)), "--device", "cpu", "--quiet"]
+    assert main(["generate", "a chair", "-o", str(tmp_path / "a.glb"), *given]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
 def test_command_line(folders, tmp_path, picture, capsys):
     picture.save(tmp_path / "in.png")
     out, names = tmp_path / "out.glb", f"{folders['image']},{folders['dinov2']}"
@@ -115,4 +150,4 @@ def test_doctor_as_a_command(tmp_path):
     done = subprocess.run([*command, "--json"], cwd=REPO, env=env, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert {"machine", "torch", "packages", "weights", "setups"} <= set(found)
-    assert {setup["runs"] for setup in found["setups"]} <= {"yes", "no", "slowly", "with one"}
+    assert {setup["runs"] for setup in found["setups"]} <= {"yes", "no", "low-vram", "slowly", "with one"}

@@ -170,7 +170,7 @@ def test_an_unforeseen_error_tells_nothing_and_the_next_request_works(server, cl
 
 
 def test_an_empty_structure_is_said_and_the_next_request_works(server, client, monkeypatch):
-    decoder = type(server.pipeline.pipeline._part("structure_decoder"))
+    decoder = type(server.pipeline.pipeline.part("structure_decoder"))
     decode = decoder.forward
     with monkeypatch.context() as patched:
         patched.setattr(decoder, "forward", lambda self, x: decode(self, x) - 1e6)
