@@ -10,7 +10,7 @@ from typing import Any
 
 from gap3d_app.errors import OutputError
 from gap3d_app.output import check_output, write_atomic
-from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
+from gap3d_app.values import Gaussians, Mesh, Occupancy, RadianceField, SLat, TokenGrid
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Asset:
     Attributes:
         mesh: surface with vertex colours, object space.
         gaussians: the same as Gaussians; None when they were not asked for.
+        radiance: the same as a radiance field; None when it was not asked for.
         occupancy, slat, grid: the values of the stages before.
         recipe: plain values from which the same bytes can be made again: prompt, hash of the picture,
             settings, hash of the weights, versions. Nothing in it depends on the clock.
@@ -29,6 +30,7 @@ class Asset:
 
     mesh: Mesh
     gaussians: Gaussians | None = None
+    radiance: RadianceField | None = None
     occupancy: Occupancy | None = None
     slat: SLat | None = None
     grid: TokenGrid | None = None
@@ -37,19 +39,34 @@ class Asset:
     warnings: list[str] = field(default_factory=list)
 
     def save(self, path: str | Path) -> Path:
-        """Write a file by its ending: .glb, .ply (Gaussians), .obj, .stl, .mp4, .gif (turntables) or .json (recipe).
+        """Write a file by its ending: .glb, .ply (Gaussians), .npz (radiance field), .obj, .stl, .mp4, .gif or .json.
 
-        The file appears under its name only when it is complete.
+        .mp4 and .gif are turntables of what the setting turntable names, .json is the recipe. The file appears under
+        its name only when it is complete.
 
         Raises:
-            OutputError: unknown ending, a place that cannot be written, no space, or Gaussians that were not
-                decoded.
+            OutputError: unknown ending, a place that cannot be written, no space, or something that was not decoded.
         """
         path = check_output(path)
-        if path.suffix.lower() == ".ply" and self.gaussians is None:
-            raise OutputError("The asset has no Gaussians; add ply to the setting formats and run again.")
         _WRITERS[path.suffix.lower()[1:]](self, path)
         return path
+
+    @property
+    def turned(self) -> Mesh | Gaussians | RadianceField:
+        """What turntables show.
+
+        Raises:
+            OutputError: it was not decoded.
+        """
+        kind = self.recipe.get("settings", {}).get("turntable", "mesh")
+        return self.mesh if kind == "mesh" else self._decoded(kind, f"set turntable to {kind}")
+
+    def _decoded(self, name: str, how: str) -> Any:
+        value = getattr(self, name)
+        if value is None:
+            what = {"gaussians": "Gaussians", "radiance": "radiance field"}[name]
+            raise OutputError(f"The asset has no {what}; {how} and run again.")
+        return value
 
     def facts(self) -> dict[str, Any]:
         """Counts and soundness of the mesh, see `mesh_facts`."""
@@ -69,7 +86,14 @@ def _write_glb(asset: Asset, path: Path) -> None:
 def _write_ply(asset: Asset, path: Path) -> None:
     from gap3d_app.geometry.ply import save_gaussians
 
-    save_gaussians(asset.gaussians, path, min_opacity=asset.recipe.get("settings", {}).get("min_opacity", 0.0))
+    gaussians = asset._decoded("gaussians", "add ply to the setting formats")
+    save_gaussians(gaussians, path, min_opacity=asset.recipe.get("settings", {}).get("min_opacity", 0.0))
+
+
+def _write_npz(asset: Asset, path: Path) -> None:
+    from gap3d_app.geometry.radiance_file import save_radiance
+
+    save_radiance(asset._decoded("radiance", "add npz to the setting formats"), path)
 
 
 def _write_obj(asset: Asset, path: Path) -> None:
@@ -87,13 +111,13 @@ def _write_stl(asset: Asset, path: Path) -> None:
 def _write_mp4(asset: Asset, path: Path) -> None:
     from gap3d_app.render.turntable import save_mp4, turntable_frames
 
-    save_mp4(turntable_frames(asset.mesh), path)
+    save_mp4(turntable_frames(asset.turned), path)
 
 
 def _write_gif(asset: Asset, path: Path) -> None:
     from gap3d_app.render.turntable import save_gif, turntable_frames
 
-    save_gif(turntable_frames(asset.mesh), path)
+    save_gif(turntable_frames(asset.turned), path)
 
 
 def _write_json(asset: Asset, path: Path) -> None:
@@ -104,6 +128,7 @@ def _write_json(asset: Asset, path: Path) -> None:
 _WRITERS: dict[str, Callable[[Asset, Path], None]] = {
     "glb": _write_glb,
     "ply": _write_ply,
+    "npz": _write_npz,
     "obj": _write_obj,
     "stl": _write_stl,
     "mp4": _write_mp4,

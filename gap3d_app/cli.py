@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", nargs="?", help="what to make, in words")
     generate.add_argument(
         "-o", "--output", required=True, metavar="FILE",
-        help="file to write: .glb, .ply, .obj, .stl, .mp4, .gif or .json",
+        help="file to write: .glb, .ply, .npz (radiance field), .obj, .stl, .mp4, .gif or .json",
     )
     generate.add_argument(
         "--image", metavar="FILE", action="append",

@@ -299,7 +299,7 @@ class Gap3DPipeline:
         if stage == "asset":
             recipe = write_recipe(run, {"name": self.name, "manifest_sha256": self.weights_hash}, self.dtype)
             warnings = [cut.warning for cut in run.prompt.pictures if cut.warning] + run.warnings
-            values = (run.mesh, run.gaussians, run.occupancy, run.slat, run.grid)
+            values = (run.mesh, run.gaussians, run.radiance, run.occupancy, run.slat, run.grid)
             return Asset(*values, recipe, run.seconds, warnings)
         made = dict(grid=run.grid, structure=run.occupancy, slat=run.slat, decode=run.gaussians, mesh=run.mesh)
         return made.get(stage)

@@ -16,7 +16,8 @@ from gap3d_app.errors import InputError
 
 SEED_MAX = 2**31 - 1
 PRESETS = ("fast", "standard")
-FORMATS = ("glb", "ply", "obj", "stl", "mp4", "gif", "json")
+FORMATS = ("glb", "ply", "npz", "obj", "stl", "mp4", "gif", "json")
+REPRESENTATIONS = ("mesh", "gaussians", "radiance")
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,14 @@ class Settings:
         "float", 0.0, "Least opacity", "Gaussians that are less opaque are left out of the PLY.", "export",
         minimum=0.0, maximum=1.0, step=0.01,
     )
+    turntable: str = _setting(
+        "choice", "mesh", "Turntable shows", "What is decoded for turntables (MP4, GIF) and turns in them.", "export",
+        choices=REPRESENTATIONS,
+    )
     formats: tuple[str, ...] = _setting(
         "multi", ("glb", "ply"), "Formats",
-        "Files that will be asked for; Gaussians are decoded for ply only.", "export", choices=FORMATS,
+        "Files that will be asked for; Gaussians are decoded for ply, a radiance field for npz.", "export",
+        choices=FORMATS,
     )
 
     @classmethod

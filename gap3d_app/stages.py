@@ -20,13 +20,18 @@ from gap3d_app.errors import GenerationError, InputError, WeightsError
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.prompt import Prompt, preprocess_image
 from gap3d_app.settings import Settings
-from gap3d_app.values import Gaussians, Mesh, Occupancy, SLat, TokenGrid
+from gap3d_app.values import Gaussians, Mesh, Occupancy, RadianceField, SLat, TokenGrid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 STRUCTURE_TRIES = 3
 """Seeds that are tried before an empty structure is reported."""
+
+DECODERS = {"gaussians": "slat_decoder_gs", "radiance": "slat_decoder_rf"}
+"""Roles of what can be decoded beside the surface."""
+
+_NAMES = {"gaussians": "Gaussians", "radiance": "radiance field"}
 
 Steps = Iterator[tuple[int, int]]
 
@@ -69,11 +74,18 @@ class Run:
     structure_seed: int | None = None
     slat: SLat | None = None
     gaussians: Gaussians | None = None
+    radiance: RadianceField | None = None
     surface: Any = None
     mesh: Mesh | None = None
     warnings: list[str] = field(default_factory=list)
     failure: GenerationError | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+def _wanted(settings: Settings) -> list[str]:
+    """What is decoded beside the surface."""
+    kinds = {"gaussians": "ply", "radiance": "npz"}
+    return [kind for kind, file in kinds.items() if file in settings.formats or settings.turntable == kind]
 
 
 def route_of(args: dict[str, Any], prompt: Prompt) -> str:
@@ -95,6 +107,9 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
     """Pictures as the encoders see them, and the prompt encoder's latents of prompts with words."""
     for run in runs:
         run.route = route_of(networks.args, run.prompt)
+        for kind in _wanted(run.settings):
+            if DECODERS[kind] not in networks.args["models"]:
+                networks.part(DECODERS[kind])  # says at once, not after the samplers, that there is none
         if run.prompt.pictures:
             # Both readers see the object as TRELLIS crops it: centred, on black, at the encoder's size.
             size = networks.part("image_encoder").config.image_size
@@ -225,19 +240,21 @@ def _sample_latents(networks: Networks, runs: list[Run]) -> Steps:
 
 @torch.no_grad()
 def decode_stage(networks: Networks, runs: list[Run]) -> Steps:
-    """What the decoders make of the latents: cells of the surface, and Gaussians where they are asked for."""
+    """What the decoders make of the latents: cells of the surface, and what else the settings ask for."""
+    asked = {kind: [run for run in runs if kind in _wanted(run.settings)] for kind in DECODERS}
+    count = 1 + sum(map(bool, asked.values()))
     if runs:
         surfaces = networks.part("slat_decoder_mesh")(_joined([run.slat.tensor for run in runs]))
         for run, surface in zip(runs, _parted(surfaces), strict=True):
             run.surface = surface
-    yield 1, 2
-    asked = [run for run in runs if "ply" in run.settings.formats]
-    if asked:
-        decoder = networks.part("slat_decoder_gs")
-        made = decoder.to_representation(decoder(_joined([run.slat.tensor for run in asked])))
-        for run, gaussians in zip(asked, made, strict=True):
-            run.gaussians = gaussians
-    yield 2, 2
+    yield 1, count
+    for step, (kind, some) in enumerate(((kind, some) for kind, some in asked.items() if some), 2):
+        decoder = networks.part(DECODERS[kind])
+        decoded = decoder(_joined([run.slat.tensor for run in some]))
+        for run, part, made in zip(some, _parted(decoded), decoder.to_representation(decoded), strict=True):
+            if _check_finite(run, part.feats, _NAMES[kind]):
+                setattr(run, kind, made)
+        yield step, count
 
 
 @torch.no_grad()

@@ -201,7 +201,7 @@ def test_memory_that_runs_out(tiny_weights, tmp_path, capsys, monkeypatch):
     assert err.count("\n") == 1 and "would fit" in err and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("ending", output.FORMATS)
+@pytest.mark.parametrize("ending", sorted(set(output.FORMATS) - {"npz"}))
 def test_a_disk_that_fills_up_during_the_run(tiny_weights, tmp_path, capsys, monkeypatch, ending):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
