@@ -8,6 +8,7 @@ events. Sources: gap3d.md sections 1, 5 and 6; trellis.md section 1.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,16 @@ LOWERED = (
 )
 
 _MODEL_LOCK = threading.Lock()  # one run at a time in a process, whatever door it came through
+
+
+def _new_lock() -> None:
+    """A forked process has the lock as it was, but not the thread that would open it."""
+    global _MODEL_LOCK
+    _MODEL_LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 Cancel = threading.Event | Callable[[], bool] | None
 

@@ -35,9 +35,11 @@ ALLOWED = {
                  "sources", "memory"},
     "bench": {"pipeline", "settings", "hub", "prompt"},
     "full_size": {"models", "nn", "sparse", "flow", "geometry"},
-    "ui": {"pipeline", "asset", "output", "hub", "prompt", "background", "settings", "geometry", "render"},
+    "estimate": {"settings"},
+    "ui": {"pipeline", "asset", "output", "hub", "prompt", "background", "settings", "geometry", "render", "sources",
+           "estimate", "memory"},
     "cli": {"pipeline", "asset", "output", "hub", "prompt", "settings", "bench", "full_size", "ui", "geometry",
-            "sources", "doctor"},
+            "sources", "doctor", "memory"},
     "__main__": {"cli"},
 }
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
