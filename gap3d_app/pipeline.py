@@ -102,7 +102,7 @@ class Gap3DPipeline:
     ) -> None:
         self.name, self.folder, self.args, self.weights_hash = folder.resolve().name, folder, args, weights_hash
         self.device, self.dtype = device, dtype
-        self.presets = _presets(args)
+        self.presets = presets(args)
         self.memory = Residency(device)
         self._parts: dict[str, nn.Module] = {}
 
@@ -162,7 +162,7 @@ class Gap3DPipeline:
     def settings(self, prompt: Prompt | None = None, **raw: Any) -> Settings:
         """`Settings.validated` with this pipeline's presets; those of TRELLIS's text models for a prompt of theirs."""
         route = stages.route_of(self.args, prompt) if prompt else ""
-        return Settings.validated(_presets(self.args, route) if route else self.presets, **raw)
+        return Settings.validated(presets(self.args, route) if route else self.presets, **raw)
 
     def stages(
         self, prompt: str | Prompt | None = None, image: Any = None, settings: Settings | None = None,
@@ -353,8 +353,13 @@ def _size(folder: Path, source: Any) -> int:
     return source.size
 
 
-def _presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:
-    """Values per preset: what the samplers' params say, then what the preset says."""
+def presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:
+    """Values per preset: what the samplers' params say, then what the preset says.
+
+    Args:
+        args: of pipeline.json.
+        route: which flows are used, see `stages.Run`.
+    """
     base = {}
     for stage in ("grid", "structure", "slat"):
         samplers = (f"{route}{stage}_sampler", f"{stage}_sampler", f"text_{stage}_sampler")

@@ -42,6 +42,7 @@ class Offer:
         note: what to expect of them: size, licences, limits.
         roles: the networks that are there.
         sizes: about the bytes of each on a graphics card.
+        args: samplers and presets, as in pipeline.json.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Offer:
     note: str = ""
     roles: frozenset[str] = frozenset()
     sizes: dict[str, int] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def words(self) -> bool:
@@ -115,14 +117,15 @@ def offer(given: Names) -> Offer:
         return _assembled(key)
     try:
         folder = hub.resolve(key)
-        models = hub.read_pipeline(folder)["models"]
+        args = hub.read_pipeline(folder)
+        models = args["models"]
         sizes = {role: _stored_size(folder / str(stem)) for role, stem in models.items()}
     except WeightsError:
         name = Path(key).name or key
         return Offer(key, name, roles=frozenset(set.union(*WORDS[:1], PICTURES)))
     name = folder.resolve().name
     note = EMBEDDED_NOTES.get(name, "Weights in the app's own layout.")
-    return Offer(key, name, f"{note} {_human(sizes)}.", frozenset(models), sizes)
+    return Offer(key, name, f"{note} {_human(sizes)}.", frozenset(models), sizes, args)
 
 
 def _assembled(key: str) -> Offer:
@@ -136,7 +139,7 @@ def _assembled(key: str) -> Offer:
     note += "".join(f" ({one.split(': ')[1]})" for one in licences if ":" in one) + "."
     if "grid_dit" in models:
         note += " The GAP3D checkpoint is your own."
-    return Offer(key, TITLES.get(key, parts.name), note, frozenset(models), sizes)
+    return Offer(key, TITLES.get(key, parts.name), note, frozenset(models), sizes, parts.args)
 
 
 def _human(sizes: dict[str, int]) -> str:

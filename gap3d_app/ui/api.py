@@ -15,25 +15,27 @@ import gradio as gr
 
 from gap3d_app.background import METHODS
 from gap3d_app.errors import Gap3DError
+from gap3d_app.prompt import MULTI_IMAGE
 from gap3d_app.settings import Settings, Spec
 from gap3d_app.ui import fields, runs, texts
-from gap3d_app.ui.loading import Loader
+from gap3d_app.ui.shelf import Shelf
 from gap3d_app.ui.workdir import WorkDir
 
 DESCRIPTION = """Make a textured 3D model from a prompt, a picture, or both.
 
 Returns the GLB file and the recipe (prompt, settings, seeds, versions) from which it can be made again. Parameters
-that are null take the preset's value.
+that are null take the preset's value. views are further pictures of the same object, mesh is a GLB whose shape is
+kept, model one of the weights that the page offers.
 """
 
 _REQUIRED = ("preset", "seed", "blend")  # shown with their defaults; the others stay null for the preset's value
 
 
-def add_endpoint(loader: Loader, work: WorkDir, **event: Any) -> None:
+def add_endpoint(shelf: Shelf, work: WorkDir, **event: Any) -> None:
     """Add /generate to the Blocks that are being built.
 
     Args:
-        loader, work: as for the page.
+        shelf, work: as for the page.
         **event: further arguments of the event, such as the concurrency id it shares with the page.
     """
     specs = {name: spec for name, spec in Settings.specs().items() if name != "formats"}
@@ -42,11 +44,15 @@ def add_endpoint(loader: Loader, work: WorkDir, **event: Any) -> None:
         fields.Picture(label="Picture", visible=False, type="filepath"),
         fields.Dropdown(choices=list(METHODS), value="auto", label="Background removal", visible=False),
         *[_hidden(spec) for spec in specs.values()],
+        fields.Pictures(label="Further pictures of the object", file_count="multiple", visible=False),
+        fields.Dropdown(choices=list(MULTI_IMAGE), value=MULTI_IMAGE[0], label="With several pictures", visible=False),
+        fields.MeshFile(label="GLB whose shape is kept", visible=False),
+        fields.Dropdown(choices=list(shelf.offers), value=shelf.first, label="Model", visible=False),
     ]
     outputs = [gr.File(label="GLB", visible=False), gr.JSON(label="Recipe", visible=False)]
     door = gr.Button("API", visible=False)
     door.click(
-        _endpoint(loader, work, specs), inputs, outputs, api_name="generate", api_description=DESCRIPTION,
+        _endpoint(shelf, work, specs), inputs, outputs, api_name="generate", api_description=DESCRIPTION,
         api_visibility="public", show_progress="hidden", **event,
     )
 
@@ -59,14 +65,15 @@ def _hidden(spec: Spec) -> Any:
     return fields.Number(value=value, label=label, visible=False)
 
 
-def _endpoint(loader: Loader, work: WorkDir, specs: dict[str, Spec]) -> Callable[..., Iterator[tuple]]:
+def _endpoint(shelf: Shelf, work: WorkDir, specs: dict[str, Spec]) -> Callable[..., Iterator[tuple]]:
     def generate(*values: Any) -> Iterator[tuple]:
-        prompt, image, background, *rest = values
+        prompt, image, background, *rest, views, multi_image, mesh, model = values
+        settings = dict(zip(specs, rest, strict=True))
+        request = runs.Request(prompt, image, background, settings, views, multi_image, mesh, model)
         try:
-            for _ in runs.wait_for_pipeline(loader):
+            for _ in runs.wait_for_pipeline(shelf.loader(shelf.offer(model).key)):
                 yield gr.skip(), gr.skip()
-            request = runs.Request(prompt, image, background, dict(zip(specs, rest, strict=True)))
-            with closing(runs.run(loader.pipeline, work, request, ("glb",))) as events:
+            with closing(runs.run(shelf, work, request, ("glb",))) as events:
                 for event in events:
                     if isinstance(event, runs.Result):
                         yield str(event.glb), event.recipe
@@ -88,6 +95,10 @@ def _endpoint(loader: Loader, work: WorkDir, specs: dict[str, Spec]) -> Callable
         parameter("background", kind, default="auto", annotation=str),
         *[parameter(name, kind, default=spec.default if name in _REQUIRED else None, annotation=types[spec.kind])
           for name, spec in specs.items()],
+        parameter("views", kind, default=None, annotation=list[str]),
+        parameter("multi_image", kind, default=MULTI_IMAGE[0], annotation=str),
+        parameter("mesh", kind, default=None, annotation=str),
+        parameter("model", kind, default=shelf.first, annotation=str),
     ]
     # Gradio takes the names of an endpoint's parameters from the function's signature.
     generate.__signature__ = inspect.Signature(parameters)

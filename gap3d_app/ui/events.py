@@ -14,13 +14,12 @@ from gap3d_app.background import cut_out, on_checkerboard
 from gap3d_app.errors import Gap3DError, InputError
 from gap3d_app.prompt import clean_text, open_image
 from gap3d_app.settings import SEED_MAX, Settings
-from gap3d_app.ui import fields, runs, texts
+from gap3d_app.ui import fields, gpu, runs, texts
 from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
 
 if TYPE_CHECKING:
-    from gap3d_app.pipeline import StageEvent
-    from gap3d_app.ui.loading import Loader
     from gap3d_app.ui.page import Parts
+    from gap3d_app.ui.shelf import Shelf
     from gap3d_app.ui.workdir import WorkDir
 
 CUT_OUT_SIDE = 320
@@ -30,20 +29,24 @@ FORMATS = ("glb", "ply")
 class Handlers:
     """The page's event handlers; every value that a person has stays in the page, files in the work folder."""
 
-    def __init__(self, loader: Loader, work: WorkDir, parts: Parts) -> None:
-        self.loader, self.work, self.parts = loader, work, parts
+    def __init__(self, shelf: Shelf, work: WorkDir, parts: Parts) -> None:
+        self.shelf, self.work, self.parts = shelf, work, parts
 
-    # Inputs of check and generate, in the order of Parts.inputs.
+    def check(self, *values: Any) -> list[dict]:
+        """Validate before the run takes a place in the queue; messages appear under their fields.
 
-    def check(self, prompt: Any, picture: Any, background: Any, randomise: Any, *values: Any) -> list[dict]:
-        """Validate before the run takes a place in the queue; messages appear under their fields."""
-        first = _verdict(lambda: _require_something(prompt, picture))
-        checks = [gr.validate(True, ""), gr.validate(True, ""), gr.validate(True, "")]
-        specs = Settings.specs()
-        for name, value in self._settings(values).items():
-            allowed = value is None or (name == "seed" and randomise)
-            checks.append(gr.validate(True, "") if allowed else _verdict(lambda n=name, v=value: specs[n].check(v)))
-        return [first, *checks]
+        Args:
+            *values: of Parts.inputs.
+        """
+        given, specs, checks = self._named(values), Settings.specs(), []
+        for name, value in given.items():
+            if name == "prompt":
+                checks.append(_verdict(lambda: _require_something(given)))
+            elif name in specs and value is not None and not (name == "seed" and given["randomise"]):
+                checks.append(_verdict(lambda spec=specs[name], value=value: spec.check(value)))
+            else:
+                checks.append(gr.validate(True, ""))
+        return checks
 
     def generate(self, *values: Any) -> Iterator[dict]:
         """Run and stream; yields once per sampler step, so that Cancel ends it there."""
@@ -62,12 +65,10 @@ class Handlers:
         # Toasts render HTML, and messages may quote what a person typed.
         raise gr.Error(escape(message), title=texts.ERROR_TITLE, print_exception=False)
 
-    def _generate(
-        self, progress: Progress, prompt: Any, picture: Any, background: Any, randomise: Any, *values: Any
-    ) -> Iterator[dict]:
-        parts = self.parts
-        settings = self._settings(values)
-        if randomise:
+    def _generate(self, progress: Progress, *values: Any) -> Iterator[dict]:
+        parts, given = self.parts, self._named(values)
+        settings = {name: given[name] for name in parts.settings}
+        if given["randomise"]:
             settings["seed"] = secrets.randbelow(SEED_MAX + 1)
         pictures: dict[str, str] = {}
         progress.state, progress.line = "running", texts.STAGES["prompt"]
@@ -76,11 +77,12 @@ class Handlers:
             parts.viewer: None, parts.result: None, parts.turntable: gr.update(interactive=False),
             **{button: gr.update(value=None, interactive=False) for button in (parts.glb, parts.ply, parts.recipe)},
         }
-        for seconds in runs.wait_for_pipeline(self.loader):
+        for seconds in runs.wait_for_pipeline(self.shelf.loader(self.shelf.offer(given["model"]).key)):
             progress.state, progress.line = "loading", f"{texts.LOADING} ({seconds:.0f} s)"
             yield {parts.status: progress.html()}
-        request = runs.Request(prompt, picture, background, settings)
-        with closing(runs.run(self.loader.pipeline, self.work, request, FORMATS)) as events:
+        wanted = ("prompt", "picture", "background", "views", "multi_image", "mesh", "model")
+        request = runs.Request(**{name: given[name] for name in wanted}, settings=settings)
+        with closing(runs.run(self.shelf, self.work, request, FORMATS, tiles=True)) as events:
             for event in events:
                 if isinstance(event, Settings):
                     progress.begin(event)
@@ -89,22 +91,44 @@ class Handlers:
                     break
                 else:
                     progress.observe(event)
-                    if event.done and event.preview is not None:
-                        tile = _tile(event)
-                        if tile:
-                            pictures[tile[0]] = tile[1]
-                            yield {parts.status: progress.html(), parts.tiles: tiles_html(pictures)}
-                            continue
+                    if event.tile:
+                        pictures[event.tile[0]] = event.tile[1]
+                        yield {parts.status: progress.html(), parts.tiles: tiles_html(pictures)}
+                        continue
                 yield {parts.status: progress.html()}
         progress.seconds = result.seconds
-        progress.end("done", texts.DONE.format(seconds=sum(result.seconds.values())))
+        done = texts.DONE.format(seconds=sum(result.seconds.values()))
+        progress.end("done", ". ".join([done, *result.warnings]))
         yield {parts.status: progress.html(), parts.result: result.key}
 
-    def _settings(self, values: tuple) -> dict[str, Any]:
+    def _named(self, values: tuple) -> dict[str, Any]:
         """Values by name; what was typed into a text box as a number, None where it is empty."""
         specs = Settings.specs()
-        named = zip(self.parts.settings, values, strict=True)
-        return {name: value if specs[name].kind == "choice" else fields.number(value) for name, value in named}
+        numbers = {name for name in self.parts.settings if specs[name].kind != "choice"}
+        named = zip(self.parts.inputs_by_name, values, strict=True)
+        return {name: fields.number(value) if name in numbers else value for name, value in named}
+
+    def cost(self, *values: Any) -> dict:
+        """What a run with these inputs would take, in words; empty where they cannot be used."""
+        given, parts = self._named(values), self.parts
+        words, picture = bool(_text_of(given["prompt"])), given["picture"] is not None
+        settings = runs.given({name: given[name] for name in parts.settings if name != "seed"})
+        try:
+            planned = self.shelf.seconds(
+                self.shelf.offer(given["model"]).key, settings, words or not picture, picture, given["mesh"] is not None
+            )
+        except Gap3DError:
+            return {parts.cost: ""}
+        return {parts.cost: cost_html(planned)}
+
+    def choose(self, model: Any) -> dict:
+        """Show what the chosen weights take, and put away what they do not."""
+        from gap3d_app.ui.controls import shown
+
+        try:
+            return shown(self.parts, self.shelf.offer(model))
+        except Gap3DError as error:
+            raise gr.Error(escape(str(error)), title=texts.ERROR_TITLE, print_exception=False) from None
 
     def show(self, key: str | None) -> dict:
         """Put a finished run's files on the page.
@@ -178,8 +202,29 @@ class Handlers:
         yield {parts.turntable: again, parts.turntable_file: str(path)}
 
 
-def _require_something(prompt: Any, picture: Any) -> None:
-    if not clean_text(prompt) and picture is None:
+def cost_html(planned: dict[str, float]) -> str:
+    """The line about the time of a run.
+
+    Args:
+        planned: seconds by stage.
+    """
+    seconds = sum(planned.values())
+    time = f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    if not gpu.lent():
+        return f'<p class="g-cost">{texts.COST.format(time=time)}</p>'
+    asked = gpu.asked_seconds(gpu.Task("", None, None, seconds - planned["files"]))
+    return f'<p class="g-cost">{texts.COST_LENT.format(time=time, asked=asked)}</p>'
+
+
+def _text_of(prompt: Any) -> str:
+    try:
+        return clean_text(prompt)
+    except InputError:
+        return ""
+
+
+def _require_something(given: dict[str, Any]) -> None:
+    if not clean_text(given["prompt"]) and given["picture"] is None and not given["views"]:
         raise InputError(texts.NOTHING_GIVEN)
 
 
@@ -190,15 +235,3 @@ def _verdict(check: Any) -> dict:
         return gr.validate(False, str(error))
     return gr.validate(True, "")
 
-
-def _tile(event: StageEvent) -> tuple[str, str] | None:
-    """Tile name and picture of what a stage made, if it has one."""
-    from gap3d_app.ui import pictures
-
-    if event.stage == "grid":
-        return "grid", pictures.data_uri(pictures.grid_picture(event.preview))
-    if event.stage == "structure":
-        return "structure", pictures.data_uri(pictures.voxel_picture(event.preview))
-    if event.stage in ("decode", "mesh"):  # the Gaussians, then the mesh without its colours
-        return "surface", pictures.data_uri(pictures.surface_picture(event.preview))
-    return None

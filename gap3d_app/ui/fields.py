@@ -30,6 +30,20 @@ def _picture_path(self: Any, payload: Any) -> str | None:
     return payload.path
 
 
+def _mesh_path(self: Any, payload: Any) -> str | None:
+    """Path of the uploaded file, not opened: `glb_reader` reads no more than it must."""
+    if payload is None:
+        return None
+    if not payload.path:
+        raise gr.Error(texts.MESH_NOT_A_FILE)
+    return payload.path
+
+
+def _picture_paths(self: Any, payload: Any) -> list[str]:
+    """Paths of the uploaded files, not opened."""
+    return [] if payload is None else [_picture_path(self, one) for one in payload]
+
+
 def _refuse_addresses(path: Any) -> None:
     if "://" in str(path):
         raise gr.Error(texts.NO_FETCH)
@@ -67,6 +81,8 @@ Radio = _component(gr.Radio)
 Dropdown = _component(gr.Dropdown)
 Checkbox = _component(gr.Checkbox)
 Picture = _component(gr.Image, _picture_path)
+Pictures = _component(gr.File, _picture_paths)
+MeshFile = _component(gr.File, _mesh_path)
 
 SLIDER_STEPS = 200  # a range of more steps is typed, not dragged
 
@@ -80,7 +96,7 @@ def control(spec: Spec, **kwargs: Any) -> Any:
     label = f"{spec.label} ({spec.unit})" if spec.unit and spec.unit not in spec.label else spec.label
     common = dict(label=label, info=spec.help, elem_id=f"set-{spec.name}", **kwargs)
     if spec.kind == "choice":
-        return Dropdown(choices=list(spec.choices), value=spec.default, **common)
+        return Dropdown(**{"choices": list(spec.choices), "value": spec.default} | common)
     if spec.group == "sampling":
         placeholder = f"{texts.FROM_PRESET} ({spec.minimum:g} to {spec.maximum:g})"
         return Text(value="", placeholder=placeholder, max_lines=1, **common)

@@ -13,9 +13,10 @@ import gradio as gr
 from gap3d_app.background import METHODS, u2net_file
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.settings import Settings
-from gap3d_app.ui import api, fields, scripts, texts
-from gap3d_app.ui.events import Handlers
-from gap3d_app.ui.loading import Loader
+from gap3d_app.sources.offers import Offer
+from gap3d_app.ui import api, controls, fields, scripts, texts
+from gap3d_app.ui.events import Handlers, cost_html
+from gap3d_app.ui.shelf import Shelf
 from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
 from gap3d_app.ui.workdir import WorkDir
 
@@ -23,13 +24,10 @@ MAX_WAITING = 16
 """Requests that may wait for the model; further ones are told that the queue is full."""
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ADVANCED = (
-    ("grid_steps", "grid_guidance"), ("structure_steps", "structure_guidance"), ("slat_steps", "slat_guidance"),
-    ("target_faces", "texture_size"), ("unwrap", "scale_m"), ("roughness",),
-)
-"""Settings of the folded part, row by row."""
-
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+COUNTED = ("grid_steps", "structure_steps", "slat_steps")
+"""Settings on which the time of a run depends."""
+
 HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -37,15 +35,27 @@ HIDDEN = {"api_visibility": "private", "show_progress": "hidden"}
 class Parts:
     """Components that handlers read or fill; see `build_page` for where they stand."""
 
+    model: Any = None
+    note: Any = None
+    slow_here: bool = False
+    words_box: Any = None
     prompt: Any = None
+    pictures_box: Any = None
     picture: Any = None
     background: Any = None
     cut_out: Any = None
+    blend_box: Any = None
     blend: Any = None
     preset: Any = None
     seed: Any = None
     randomise: Any = None
+    cost: Any = None
     advanced: dict[str, Any] | None = None
+    grid_row: Any = None
+    views_box: Any = None
+    views: Any = None
+    multi_image: Any = None
+    mesh: Any = None
     generate: Any = None
     cancel: Any = None
     viewer: Any = None
@@ -64,10 +74,22 @@ class Parts:
         return ["preset", "seed", "blend", *self.advanced]
 
     @property
+    def inputs_by_name(self) -> dict[str, Any]:
+        """Inputs of a run by what handlers call them."""
+        names = ("model", "prompt", "picture", "background", "views", "multi_image", "mesh", "randomise", "preset",
+                 "seed", "blend")  # fmt: skip
+        return {name: getattr(self, name) for name in names} | self.advanced
+
+    @property
     def inputs(self) -> list[Any]:
-        """Inputs of a run in the order that `Handlers.generate` expects."""
-        return [self.prompt, self.picture, self.background, self.randomise, self.preset, self.seed, self.blend,
-                *self.advanced.values()]
+        """Inputs of a run in the order that handlers expect."""
+        return list(self.inputs_by_name.values())
+
+    @property
+    def depending(self) -> list[Any]:
+        """What the choice of the model changes."""
+        return [self.note, self.words_box, self.pictures_box, self.blend_box, self.views_box, self.grid_row,
+                self.advanced["turntable"]]  # fmt: skip
 
     @property
     def outputs(self) -> list[Any]:
@@ -81,68 +103,55 @@ class Parts:
 
 
 def build_page(
-    load: Callable[[], Gap3DPipeline], work: WorkDir | None = None, *, max_waiting: int = MAX_WAITING
-) -> gr.Blocks:
-    """The page, ready for `server.launch_page`; the pipeline begins to load in the background.
+    offers: list[Offer], load: Callable[[Offer], Gap3DPipeline], work: WorkDir | None = None, *,
+    max_waiting: int = MAX_WAITING, device: str = "cpu", copied: bool = False,
+) -> gr.Blocks:  # fmt: skip
+    """The page, ready for `server.launch_page`; the first offer's pipeline begins to load in the background.
 
     Sets GRADIO_TEMP_DIR, so that uploads lie in the work folder.
 
     Args:
-        load: returns the pipeline; called once in a thread, again after a failure.
+        offers: the weights that visitors may choose.
+        load: returns the pipeline of an offer; called once in a thread, again after a failure.
         work: where uploads and results go; None makes a temporary folder.
         max_waiting: requests that may wait in the queue.
+        device, copied: for the estimates, see `Shelf`.
     """
     work = work or WorkDir()
     os.environ["GRADIO_TEMP_DIR"] = str(work.uploads)
-    loader = Loader(load)
-    loader.start()
+    shelf = Shelf(offers, load, device, copied)
     age = int(work.max_age_s)
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(600, age), fill_width=True) as page:
         gr.HTML(f'<header class="g-head"><h1>{texts.TITLE}</h1><p>{texts.TAGLINE}</p></header>')
         parts = Parts()
         with gr.Row(elem_classes="g-page"):
             with gr.Column(scale=5, min_width=300, elem_classes="g-composer"):
-                _composer(parts)
+                controls.model_choice(parts, offers, device == "cuda")
+                _composer(parts, shelf)
             with gr.Column(scale=7, min_width=300, elem_classes="g-result"):
                 _result(parts)
         gr.HTML(f'<footer class="g-foot"><p>{texts.PRIVACY}</p></footer>')
         names = [path.stem for path in _example_pictures()]
         page.load(None, None, None, js=scripts.on_load(names), **HIDDEN)
-        _wire(parts, Handlers(loader, work, parts))
-        api.add_endpoint(loader, work, **MODEL)
+        _wire(parts, Handlers(shelf, work, parts))
+        api.add_endpoint(shelf, work, **MODEL)
     page.queue(api_open=False, max_size=max_waiting)
     page.work = work
     return page
 
 
-def _composer(parts: Parts) -> None:
-    specs = Settings.specs()
-    parts.prompt = fields.Text(
-        label=texts.PROMPT_LABEL, placeholder=texts.PROMPT_PLACEHOLDER, lines=2, max_lines=6, elem_id="prompt",
-        autofocus=True, submit_btn=False,
-    )
-    prompts, pictures = _example_prompts(), _example_pictures()
-    if prompts:
-        gr.Examples(prompts, parts.prompt, label=texts.EXAMPLE_PROMPTS_LABEL, elem_id="example-prompts",
-                    api_visibility="private", examples_per_page=8)
-    with gr.Row(elem_classes="g-pictures", equal_height=True):
-        parts.picture = fields.Picture(
-            label=texts.PICTURE_LABEL, type="filepath", sources=["upload"], height=190,
-            elem_id="picture", buttons=[], min_width=110, placeholder=texts.PICTURE_PLACEHOLDER,
-        )
-        with gr.Column(min_width=110):
-            parts.cut_out = gr.HTML(cut_out_html(None, texts.CUT_OUT_EMPTY), elem_id="cut-out")
-    methods = [(texts.METHODS[name], name) for name in METHODS if name != "u2net" or u2net_file()]
-    parts.background = fields.Dropdown(methods, value="auto", label=texts.METHOD_LABEL, visible=False,
-                                       elem_id="background")
-    if pictures:
-        gr.Examples([str(path) for path in pictures], parts.picture, label=texts.EXAMPLE_PICTURES_LABEL,
-                    elem_id="example-pictures", api_visibility="private", examples_per_page=8)
+def _composer(parts: Parts, shelf: Shelf) -> None:
+    specs, offer = Settings.specs(), shelf.offers[shelf.first]
+    with gr.Column(visible=offer.words, elem_classes="g-part") as parts.words_box:
+        _words(parts)
+    with gr.Column(visible=offer.pictures, elem_classes="g-part") as parts.pictures_box:
+        _pictures(parts)
     blend = specs["blend"]
-    parts.blend = fields.Slider(
-        blend.minimum, blend.maximum, blend.default, step=blend.step, label=texts.BLEND_LABEL, info=blend.help,
-        visible=False, elem_id="blend",
-    )
+    with gr.Column(visible=offer.both, elem_classes="g-part") as parts.blend_box:
+        parts.blend = fields.Slider(
+            blend.minimum, blend.maximum, blend.default, step=blend.step, label=texts.BLEND_LABEL, info=blend.help,
+            visible=False, elem_id="blend",
+        )
     with gr.Row(elem_classes="g-run"):
         preset, seed = specs["preset"], specs["seed"]
         parts.preset = fields.Radio(
@@ -155,12 +164,37 @@ def _composer(parts: Parts) -> None:
     with gr.Row(elem_classes="g-buttons"):
         parts.generate = gr.Button(texts.GENERATE, variant="primary", elem_id="generate", scale=3, min_width=140)
         parts.cancel = gr.Button(texts.CANCEL, interactive=False, elem_id="cancel", scale=1, min_width=90)
-    with gr.Accordion(texts.ADVANCED, open=False, elem_id="advanced"):
-        parts.advanced = {}
-        for names in ADVANCED:
-            with gr.Row():
-                for name in names:
-                    parts.advanced[name] = fields.control(specs[name], min_width=130)
+    planned = shelf.seconds(shelf.first, {}, words=offer.words, picture=not offer.words, shape=False)
+    parts.cost = gr.HTML(cost_html(planned), elem_id="cost")
+    controls.advanced(parts, offer)
+
+
+def _words(parts: Parts) -> None:
+    parts.prompt = fields.Text(
+        label=texts.PROMPT_LABEL, placeholder=texts.PROMPT_PLACEHOLDER, lines=2, max_lines=6, elem_id="prompt",
+        autofocus=True, submit_btn=False,
+    )
+    prompts = _example_prompts()
+    if prompts:
+        gr.Examples(prompts, parts.prompt, label=texts.EXAMPLE_PROMPTS_LABEL, elem_id="example-prompts",
+                    api_visibility="private", examples_per_page=8)
+
+
+def _pictures(parts: Parts) -> None:
+    with gr.Row(elem_classes="g-pictures", equal_height=True):
+        parts.picture = fields.Picture(
+            label=texts.PICTURE_LABEL, type="filepath", sources=["upload"], height=190,
+            elem_id="picture", buttons=[], min_width=110, placeholder=texts.PICTURE_PLACEHOLDER,
+        )
+        with gr.Column(min_width=110):
+            parts.cut_out = gr.HTML(cut_out_html(None, texts.CUT_OUT_EMPTY), elem_id="cut-out")
+    methods = [(texts.METHODS[name], name) for name in METHODS if name != "u2net" or u2net_file()]
+    parts.background = fields.Dropdown(methods, value="auto", label=texts.METHOD_LABEL, visible=False,
+                                       elem_id="background")
+    pictures = _example_pictures()
+    if pictures:
+        gr.Examples([str(path) for path in pictures], parts.picture, label=texts.EXAMPLE_PICTURES_LABEL,
+                    elem_id="example-pictures", api_visibility="private", examples_per_page=8)
 
 
 def _result(parts: Parts) -> None:
@@ -199,6 +233,14 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         handlers.ended, parts.status, [parts.status, parts.cancel], api_name="page_ended", queue=False, **HIDDEN
     )
     parts.cancel.click(None, None, None, cancels=run, **HIDDEN)
+    parts.model.input(
+        handlers.choose, parts.model, parts.depending, api_name="page_choose", queue=False, **HIDDEN
+    )
+    counted = [parts.model, parts.preset, parts.picture, parts.mesh, *(parts.advanced[name] for name in COUNTED)]
+    cost = dict(fn=handlers.cost, inputs=parts.inputs, outputs=parts.cost, queue=False, **HIDDEN)
+    triggers = [part.change for part in counted]
+    gr.on(triggers, api_name="page_cost", trigger_mode="always_last", **cost)
+    run.then(api_name="page_cost_after", **cost)
     for change in (parts.prompt.change, parts.picture.change):
         change(None, [parts.prompt, parts.picture], parts.blend, js=scripts.SHOW_BLEND, **HIDDEN)
     parts.picture.change(None, parts.picture, parts.background, js=scripts.SHOW_METHOD, **HIDDEN)

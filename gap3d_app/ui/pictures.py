@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +18,17 @@ from gap3d_app.values import Gaussians, Mesh, Occupancy, TokenGrid
 
 SIZE = 256
 _YAW, _PITCH = math.pi - 0.6, 0.4  # three quarters from the front, which is seen from yaw pi
+
+
+def tile(stage: str, made: Any) -> tuple[str, str] | None:
+    """Name of a tile and data: address of a picture of what a stage made, if it has one."""
+    if stage == "grid" and made.height:  # TRELLIS's text encoder gives no grid
+        return "grid", data_uri(grid_picture(made))
+    if stage == "structure":
+        return "structure", data_uri(voxel_picture(made))
+    if stage in ("decode", "mesh"):  # the Gaussians, then the mesh without its colours
+        return "surface", data_uri(surface_picture(made))
+    return None
 
 
 def grid_picture(grid: TokenGrid) -> Image.Image:

@@ -6,22 +6,21 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap3d_app.background import cut_out
-from gap3d_app.errors import InputError, OutputError, WeightsError
-from gap3d_app.output import write_atomic
-from gap3d_app.prompt import clean_text, open_image
-from gap3d_app.ui import texts
+from gap3d_app.errors import OutputError, WeightsError
+from gap3d_app.geometry.glb_reader import read_glb
+from gap3d_app.prompt import MULTI_IMAGE, Prompt
+from gap3d_app.ui import gpu, keeping, texts
 
 if TYPE_CHECKING:
-    from gap3d_app.pipeline import Gap3DPipeline, StageEvent
     from gap3d_app.settings import Settings
     from gap3d_app.ui.loading import Loader
+    from gap3d_app.ui.shelf import Shelf
     from gap3d_app.ui.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
@@ -52,12 +51,33 @@ class Result:
 
 @dataclass(frozen=True)
 class Request:
-    """An unchecked request: what a page or a client sent."""
+    """An unchecked request: what a page or a client sent.
+
+    Attributes:
+        prompt, background, settings, multi_image: values of any type.
+        picture, views, mesh: paths of uploaded files, not opened; views are further pictures of the object.
+        model: key of an offer; None for the first.
+    """
 
     prompt: Any
     picture: str | None
     background: Any
     settings: Mapping[str, Any]
+    views: Sequence[str] = ()
+    multi_image: Any = None
+    mesh: str | None = None
+    model: Any = None
+
+    def read(self) -> Prompt:
+        """Check everything but the settings.
+
+        Raises:
+            InputError: nothing to work from, or something that cannot be used.
+        """
+        pictures = [path for path in (self.picture, *self.views) if path is not None]
+        mode = self.multi_image or MULTI_IMAGE[0]
+        prompt = Prompt.read(self.prompt, pictures, self.background or "auto", multi_image=mode)
+        return prompt if self.mesh is None else replace(prompt, mesh=read_glb(self.mesh))
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,48 +99,50 @@ def wait_for_pipeline(loader: Loader) -> Iterator[float]:
 
 
 def run(
-    pipeline: Gap3DPipeline, work: WorkDir, request: Request, formats: tuple[str, ...]
-) -> Iterator[Settings | StageEvent | Result]:
-    """Yield the checked settings, an event per finished step, and the result; closing it ends the run.
+    shelf: Shelf, work: WorkDir, request: Request, formats: tuple[str, ...], tiles: bool = False
+) -> Iterator[Settings | gpu.Step | Result]:
+    """Yield the checked settings, every finished step, and the result; closing it ends the run.
+
+    Args:
+        shelf: the request's model is loaded.
+        tiles: whether steps carry pictures.
 
     Raises:
         Gap3DError: with a sentence for the person.
     """
-    settings = pipeline.settings(**given(request.settings), formats=list(formats))
-    text = clean_text(request.prompt)
-    picture = None
-    if request.picture is not None:
-        picture = cut_out(open_image(request.picture), request.background or "auto")
-    if not text and picture is None:
-        raise InputError(texts.NOTHING_GIVEN)
+    offer = shelf.offer(request.model)
+    pipeline = shelf.loader(offer.key).pipeline
+    prompt = request.read()
+    settings = pipeline.settings(prompt, **given(request.settings), formats=list(formats))
     yield settings
-    with closing(pipeline.stages(text, picture, settings)) as events:
-        for event in events:
-            yield event
-    asset, start = event.preview, time.perf_counter()
+    words, shape = bool(prompt.text), prompt.mesh is not None
+    planned = shelf.seconds(offer.key, given(request.settings), words, bool(prompt.pictures), shape)
+    seconds = sum(value for stage, value in planned.items() if stage != "files")
+    task = gpu.Task(offer.key, prompt, settings, seconds, tiles)
+    with closing(gpu.run(task, pipeline, lambda key: shelf.load(shelf.offer(key)))) as steps:
+        for step in steps:
+            yield step
+    asset, start = step.asset, time.perf_counter()
     with _storing(), work.new_result() as (key, folder):
-        stem = file_stem(text)
+        stem = file_stem(prompt.text)
         glb = asset.save(folder / f"{stem}.glb")
         ply = asset.save(folder / f"{stem}.ply") if "ply" in formats else None
         recipe_file = asset.save(folder / f"{stem}.json")
-        _keep_mesh(asset, folder)
-    seconds = {name: value for name, value in asset.seconds.items() if name in texts.STAGES}
-    seconds["files"] = time.perf_counter() - start
-    yield Result(key, glb, ply, recipe_file, asset.recipe, seconds, list(asset.warnings))
+        keeping.keep(asset.turned, folder)
+    taken = {name: value for name, value in asset.seconds.items() if name in texts.STAGES}
+    taken["files"] = time.perf_counter() - start
+    shelf.learn(offer.key, settings, taken, words, shape)
+    yield Result(key, glb, ply, recipe_file, asset.recipe, taken, list(asset.warnings))
 
 
 def turntable(folder: Path) -> Iterator[tuple[float, Path | None]]:
     """Make the turntable of a result, unless it is there; yields (finished share, path of the MP4 at the end)."""
-    from safetensors.torch import load_file
-
     from gap3d_app.render.turntable import save_mp4, turntable_frames
-    from gap3d_app.values import Mesh
 
     path = next(folder.glob("*.glb")).with_suffix(".mp4")
     if not path.exists():
-        mesh = Mesh(**load_file(folder / "mesh.safetensors"))
         frames = []
-        for frame in turntable_frames(mesh, TURNTABLE_FRAMES, TURNTABLE_SIZE):
+        for frame in turntable_frames(keeping.kept(folder), TURNTABLE_FRAMES, TURNTABLE_SIZE):
             frames.append(frame)
             yield len(frames) / (TURNTABLE_FRAMES + 1), None
         with _storing():
@@ -149,12 +171,3 @@ def _storing() -> Iterator[None]:
     except (OSError, OutputError) as error:
         logger.error("A result could not be written: %s", error)
         raise OutputError(texts.NOT_STORED) from error
-
-
-def _keep_mesh(asset: Any, folder: Path) -> None:
-    # The turntable is rendered only when somebody asks for it, perhaps an hour later.
-    from safetensors.torch import save
-
-    parts = {"vertices": asset.mesh.vertices, "faces": asset.mesh.faces, "colors": asset.mesh.colors}
-    kept = {name: value.detach().cpu().contiguous() for name, value in parts.items() if value is not None}
-    write_atomic(folder / "mesh.safetensors", save(kept))

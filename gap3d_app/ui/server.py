@@ -10,33 +10,42 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 
 from gap3d_app.errors import InputError
+from gap3d_app.memory import LOW_VRAM
 from gap3d_app.prompt import MAX_FILE_BYTES
-from gap3d_app.ui import texts
+from gap3d_app.sources.offers import Offer, offers
+from gap3d_app.ui import gpu, texts
 from gap3d_app.ui.page import build_page
 from gap3d_app.ui.theme import STYLE, theme
 from gap3d_app.ui.workdir import WorkDir
 
 
-def launch(host: str | None = None, port: int | None = None, weights: str = "gap3d-mini") -> None:
+def launch(
+    host: str | None = None, port: int | None = None, weights: str = "gap3d-mini", low_vram: bool = False
+) -> None:
     """Serve the page until the process is stopped.
 
     Args:
         host: address to listen on; None means 127.0.0.1, on a Hugging Face Space all addresses.
         port: port; None means 7860.
-        weights: name of embedded weights, or a folder.
+        weights: what is offered first, as for `Gap3DPipeline.from_pretrained`; other weights that are here follow.
+        low_vram: keep networks off the graphics card but for their stage; by itself where they do not fit.
 
     Raises:
         InputError: GRADIO_VIBE_MODE is set, or the port is taken.
+        WeightsError: public weights that do not make a pipeline.
     """
     refuse_vibe_mode()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
-    def load() -> Any:
+    device, memory = gpu.place(low_vram)
+
+    def load(offer: Offer) -> Any:
         from gap3d_app.pipeline import Gap3DPipeline
 
-        return Gap3DPipeline.from_pretrained(weights).preload()
+        return Gap3DPipeline.from_pretrained(offer.key, device=device, memory=memory).preload()
 
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     host = host or os.environ.get("GRADIO_SERVER_NAME") or everywhere
@@ -44,13 +53,20 @@ def launch(host: str | None = None, port: int | None = None, weights: str = "gap
     _require_free(host, port)
     work = WorkDir()
 
+    here = os.getpid()
+
     def stop(*_: Any) -> None:
         # At once: leaving by an exception would tear down the interpreter under threads that compute.
-        work.close()
+        if os.getpid() == here:
+            work.close()
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
-    launch_page(build_page(load, work), host, port)
+    card = torch.cuda.is_available()
+    page = build_page(
+        offers(weights), load, work, device="cuda" if card else "cpu", copied=card and memory == LOW_VRAM
+    )
+    launch_page(page, host, port)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -2,6 +2,15 @@
 
 TITLE = "GAP3D"
 TAGLINE = "Words, a picture, or both, to a textured 3D model. Everything runs on this machine."
+MODEL_LABEL = "Model"
+NO_CARD = "There is no graphics card here: an asset of full-size weights takes many minutes."
+COST = "About {time} here."
+COST_LENT = "About {time}; the shared graphics card is asked for {asked} s."
+VIEWS_LABEL = "More pictures of the same object"
+MULTI_LABEL = "With several pictures"
+MULTI_HELP = "In turns: every step follows one picture. Together: every step follows the mean; slower."
+MULTI = {"stochastic": "In turns", "multidiffusion": "Together"}
+MESH_LABEL = "Keep the shape of a mesh (GLB)"
 PROMPT_LABEL = "What should it be?"
 PROMPT_PLACEHOLDER = "a small red toy airplane"
 PICTURE_LABEL = "Picture (optional)"
@@ -72,6 +81,7 @@ PRIVACY = (
 
 NO_FETCH = "This page fetches nothing from other hosts; upload the file instead of giving an address."
 PICTURE_NOT_A_FILE = "The picture did not arrive as a file; upload it as PNG, JPEG or WebP."
+MESH_NOT_A_FILE = "The mesh did not arrive as a file; upload it as GLB."
 NOTHING_GIVEN = "There is nothing to work from: give a prompt, a picture, or both."
 NOT_STORED = "The server could not store the result, perhaps because its disk is full; try again later."
 UNEXPECTED = "Something went wrong on the server (error {mark}); try again, and report this mark if it stays."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import secrets
 import shutil
 import tempfile
@@ -44,6 +45,7 @@ class WorkDir:
         self.uploads.mkdir()
         self.results.mkdir()
         self.quota_bytes, self.max_age_s = quota_bytes, max_age_s
+        self._owner = os.getpid()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         atexit.register(self.close)
@@ -82,7 +84,9 @@ class WorkDir:
                 total -= entry.size
 
     def close(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; a process that was forked leaves it to the one that made it."""
+        if os.getpid() != self._owner:
+            return
         self._closed.set()
         shutil.rmtree(self.root, ignore_errors=True)
 

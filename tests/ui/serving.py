@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gap3d_app.pipeline import Gap3DPipeline
+from gap3d_app.sources.offers import Offer, offer
 from gap3d_app.ui.page import build_page
 from gap3d_app.ui.server import launch_page
 from gap3d_app.ui.workdir import WorkDir
@@ -20,7 +21,9 @@ class PacedPipeline:
         self.pipeline = pipeline
         self.delay, self.failure = 0.0, None
         self.active = self.peak = self.finished = self.closed = 0
-        self.settings = pipeline.settings
+
+    def __getattr__(self, name):
+        return getattr(self.pipeline, name)
 
     def stages(self, *args, **kwargs) -> Iterator:
         """The pipeline's events, with a rest (and a prepared failure) after each."""
@@ -61,13 +64,13 @@ def serving(weights: Path, *, max_waiting: int = 16, gated: bool = False) -> Ite
     if not gated:
         gate.set()
 
-    def load() -> PacedPipeline:
+    def load(_: Offer) -> PacedPipeline:
         gate.wait()
         pipeline.pipeline.preload()
         return pipeline
 
     work = WorkDir()
-    page = build_page(load, work, max_waiting=max_waiting)
+    page = build_page([offer(weights)], load, work, max_waiting=max_waiting)
     url = launch_page(page, block=False)
     try:
         yield Server(url.rstrip("/"), pipeline, work, gate)

@@ -25,6 +25,7 @@ def http(server):
 def body(image=None, **extra) -> dict:
     """A request to /generate."""
     values = ["a mug", image, "auto", "fast", 0, 0.0] + [None] * (len(Settings.specs()) - 1 - 3)
+    values += [None, "stochastic", None, None]
     return {"data": values, **extra}
 
 
@@ -112,7 +113,7 @@ def test_no_other_file_is_served(http, path):
 
 def test_the_kept_mesh_is_not_served(http, server):
     outcome(http, body())
-    meshes = list(server.work.results.glob("*/mesh.safetensors"))
+    meshes = list(server.work.results.glob("*/turned.safetensors"))
     assert meshes and all(http.get(f"/file={path}").status_code == 403 for path in meshes)
 
 

@@ -71,7 +71,7 @@ def test_only_one_endpoint_is_documented(client):
     assert list(info["named_endpoints"]) == ["/generate"] and not info["unnamed_endpoints"]
     names = [entry["parameter_name"] for entry in info["named_endpoints"]["/generate"]["parameters"]]
     schema = [name for name in Settings.specs() if name != "formats"]
-    assert names == ["prompt", "image", "background", *schema]
+    assert names == ["prompt", "image", "background", *schema, "views", "multi_image", "mesh", "model"]
     assert all(entry["parameter_has_default"] for entry in info["named_endpoints"]["/generate"]["parameters"])
 
 
@@ -179,7 +179,7 @@ def test_an_empty_structure_is_said_and_the_next_request_works(server, client, m
     assert generate(client, prompt="a mug", seed=7)[0]
 
 
-@pytest.mark.parametrize("name", ["a-mug.glb", "a-mug.json", "mesh.safetensors"])
+@pytest.mark.parametrize("name", ["a-mug.glb", "a-mug.json", "turned.safetensors"])
 def test_a_full_disk_is_said_and_leaves_nothing(server, client, monkeypatch, name):
     before, replace = set(server.work.results.iterdir()), os.replace
 
@@ -213,7 +213,7 @@ def test_a_full_queue_says_so(server, client):
     jobs = [client.submit(prompt="a mug", api_name="/generate")]
     wait_until(lambda: server.pipeline.active == 1)
     values = ["a mug", None, "auto", "fast", 0, 0.0]
-    values += [None] * (len(Settings.specs()) - 1 - 3)
+    values += [None] * (len(Settings.specs()) - 1 - 3) + [None, "stochastic", None, None]
     call = f"{server.url}/gradio_api/call/generate"
     replies = [httpx.post(call, json={"data": values}) for _ in range(4)]
     codes = [reply.status_code for reply in replies]
