@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,6 @@ class Asset:
             what = {"gaussians": "Gaussians", "radiance": "radiance field"}[name]
             raise OutputError(f"The asset has no {what}; {how} and run again.")
         return value
-
-    def on_host(self) -> Asset:
-        """The results in the host's memory, without the values of the stages before; what files need."""
-        results = (self.mesh, self.gaussians, self.radiance)
-        mesh, gaussians, radiance = (value if value is None else value.to("cpu") for value in results)
-        return replace(self, mesh=mesh, gaussians=gaussians, radiance=radiance, occupancy=None, slat=None, grid=None)
 
     def facts(self) -> dict[str, Any]:
         """Counts and soundness of the mesh, see `mesh_facts`."""

@@ -37,7 +37,8 @@ class Offer:
     """Weights that a person may choose.
 
     Attributes:
-        key: what chooses them; also what `Gap3DPipeline.from_pretrained` takes, as a string.
+        names: what `Gap3DPipeline.from_pretrained` takes, as a string.
+        key: what chooses them, without the folders of this machine, which visitors need not know.
         title: name for people.
         note: what to expect of them: size, licences, limits.
         roles: the networks that are there.
@@ -45,6 +46,7 @@ class Offer:
         args: samplers and presets, as in pipeline.json.
     """
 
+    names: str
     key: str
     title: str
     note: str = ""
@@ -112,26 +114,24 @@ def offer(given: Names) -> Offer:
     Raises:
         WeightsError: public parts that do not make a pipeline.
     """
-    key = given if isinstance(given, str) else ",".join(map(str, given)) if not isinstance(given, Path) else str(given)
-    if is_assembled(split(key)):
-        return _assembled(key)
+    names = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
+    key = "+".join(Path(name).name or name for name in names.split(","))
+    if is_assembled(split(names)):
+        return _assembled(names, key)
     try:
-        folder = hub.resolve(key)
+        folder = hub.resolve(names)
         args = hub.read_pipeline(folder)
-        models = args["models"]
-        sizes = {role: _stored_size(folder / str(stem)) for role, stem in models.items()}
+        sizes = {role: _stored_size(folder / str(stem)) for role, stem in args["models"].items()}
     except WeightsError:
-        name = Path(key).name or key
-        return Offer(key, name, roles=frozenset(set.union(*WORDS[:1], PICTURES)))
-    name = folder.resolve().name
-    note = EMBEDDED_NOTES.get(name, "Weights in the app's own layout.")
-    return Offer(key, name, f"{note} {_human(sizes)}.", frozenset(models), sizes, args)
+        return Offer(names, key, key, roles=frozenset(WORDS[0] | PICTURES))
+    note = EMBEDDED_NOTES.get(key, "Weights in the app's own layout.")
+    return Offer(names, key, key, f"{note} {_human(sizes)}.", frozenset(args["models"]), sizes, args)
 
 
-def _assembled(key: str) -> Offer:
+def _assembled(names: str, key: str) -> Offer:
     from gap3d_app.sources.assemble import assemble
 
-    parts = assemble(split(key))
+    parts = assemble(split(names))
     models: dict[str, Any] = parts.args["models"]
     sizes = {role: part.size for role, part in models.items()}
     licences = [catalog.source(name).licence for role, name in SOURCE_OF.items() if role in models]
@@ -139,7 +139,7 @@ def _assembled(key: str) -> Offer:
     note += "".join(f" ({one.split(': ')[1]})" for one in licences if ":" in one) + "."
     if "grid_dit" in models:
         note += " The GAP3D checkpoint is your own."
-    return Offer(key, TITLES.get(key, parts.name), note, frozenset(models), sizes, parts.args)
+    return Offer(names, key, TITLES.get(names, parts.name), note, frozenset(models), sizes, parts.args)
 
 
 def _human(sizes: dict[str, int]) -> str:

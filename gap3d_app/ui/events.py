@@ -102,11 +102,20 @@ class Handlers:
         yield {parts.status: progress.html(), parts.result: result.key}
 
     def _named(self, values: tuple) -> dict[str, Any]:
-        """Values by name; what was typed into a text box as a number, None where it is empty."""
+        """Values by name; what was typed into a text box as a number, None where it is empty.
+
+        What the chosen weights cannot follow is put away on the page, and so it counts as not given.
+        """
         specs = Settings.specs()
         numbers = {name for name in self.parts.settings if specs[name].kind != "choice"}
         named = zip(self.parts.inputs_by_name, values, strict=True)
-        return {name: fields.number(value) if name in numbers else value for name, value in named}
+        given = {name: fields.number(value) if name in numbers else value for name, value in named}
+        offer = self.shelf.offers.get(given["model"]) if isinstance(given["model"], str) else None
+        if offer and not offer.words:
+            given["prompt"] = ""
+        if offer and not offer.pictures:
+            given |= {"picture": None, "views": []}
+        return given
 
     def cost(self, *values: Any) -> dict:
         """What a run with these inputs would take, in words; empty where they cannot be used."""

@@ -2,7 +2,7 @@
 
 There, `spaces.GPU` runs a function in a forked process that has the card for the seconds that were asked for;
 arguments and results are pickled. So the networks stay in the host's memory (low-vram mode) and go to the card inside
-of the call only, what comes back is in the host's memory and small, and errors that a person should read come back as
+of the call only, what comes back is plain values, and errors that a person should read come back as
 values. Where `spaces` is not installed, the same function runs in this process.
 """
 
@@ -25,7 +25,7 @@ import torch
 
 from gap3d_app.errors import Gap3DError
 from gap3d_app.memory import LOW_VRAM
-from gap3d_app.ui import pictures
+from gap3d_app.ui import keeping, pictures
 
 if TYPE_CHECKING:
     from gap3d_app.asset import Asset
@@ -69,7 +69,7 @@ class Step:
     Attributes:
         stage, step, of, seconds: as in `StageEvent`.
         tile: name and data: address of a picture of what the stage made, or None.
-        asset: on the last step, with its results in the host's memory.
+        packed: on the last step, the asset as plain values.
     """
 
     stage: str
@@ -77,12 +77,17 @@ class Step:
     of: int
     seconds: float
     tile: tuple[str, str] | None = None
-    asset: Asset | None = None
+    packed: dict[str, Any] | None = None
 
     @property
     def done(self) -> bool:
         """True for the last step of a stage."""
         return self.step == self.of
+
+    @property
+    def asset(self) -> Asset:
+        """The finished asset."""
+        return keeping.unpacked(self.packed)
 
 
 def lent() -> bool:
@@ -130,7 +135,7 @@ def _step(event: StageEvent, tiles: bool) -> Step:
     if not event.done or event.preview is None:
         return Step(*facts)
     if event.stage == "asset":
-        return Step(*facts, asset=event.preview.on_host())
+        return Step(*facts, packed=keeping.packed(event.preview))
     return Step(*facts, tile=pictures.tile(event.stage, event.preview) if tiles else None)
 
 

@@ -45,7 +45,7 @@ def launch(
     def load(offer: Offer) -> Any:
         from gap3d_app.pipeline import Gap3DPipeline
 
-        return Gap3DPipeline.from_pretrained(offer.key, device=device, memory=memory).preload()
+        return Gap3DPipeline.from_pretrained(offer.names, device=device, memory=memory).preload()
 
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     host = host or os.environ.get("GRADIO_SERVER_NAME") or everywhere

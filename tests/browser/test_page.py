@@ -1,5 +1,6 @@
 """The real page in a real browser."""
 
+import json
 import re
 import threading
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 import trimesh
 from PIL import Image, ImageDraw
 
+from gap3d_app.geometry.glb import export_glb
 from gap3d_app.ui import runs, texts
 from tests.browser.visits import DONE, FAILED, PROMPT, RUNNING, VIEWER, Visit
+from tests.geometry.shapes import solid_mesh, torus
 from tests.ui.serving import serving, wait_until
 
 pytestmark = pytest.mark.browser
@@ -198,3 +201,51 @@ def test_the_page_is_up_before_the_model(browser, tiny_weights):
         one.page.wait_for_selector(DONE)
         assert one.foreign == [] and one.errors == []
         one.context.close()
+
+
+def test_controls_follow_the_chosen_model(browser, tiny_weights, published_folders, tmp_path):
+    """Words only for one of two models; the other one takes pictures, in the folded part several."""
+    several = [published_folders[name] for name in ("image", "dinov2")]
+    with serving(tiny_weights, several) as both:
+        one = Visit(browser, both)
+        page = one.page
+        page.set_input_files("#picture input[type=file]", _png(tmp_path / "ball.png"))
+        page.fill(PROMPT, "make it blue")
+        page.wait_for_selector("#blend", state="visible")
+        assert "About" in page.inner_text("#cost") and "of networks" in page.inner_text("#model-note")
+        page.click("#advanced button")
+        page.wait_for_selector("#set-grid_steps")
+        page.click("#model input")
+        page.click("text=image: a picture")
+        for gone in ("#prompt", "#blend", "#set-grid_steps"):
+            page.wait_for_selector(gone, state="hidden")
+        assert "Full-size public weights" in page.inner_text("#model-note")
+        page.set_input_files("#views input[type=file]", [_png(tmp_path / name) for name in ("a.png", "b.png")])
+        page.wait_for_selector("#views >> text=a.png")
+        page.uncheck("#randomise input")
+        page.fill("#set-structure_steps textarea, #set-structure_steps input", "2")
+        page.fill("#set-slat_steps textarea, #set-slat_steps input", "2")
+        one.generate()
+        page.wait_for_selector("#download-recipe:not([disabled])")
+        with page.expect_download() as download:
+            page.click("#download-recipe")
+        download.value.save_as(tmp_path / "a.json")
+        recipe = json.loads((tmp_path / "a.json").read_text())
+        assert len(recipe["image"]) == 3 and recipe["weights"]["name"] == "image"
+        assert one.foreign == [] and one.errors == []
+        one.context.close()
+
+
+def test_a_mesh_is_kept(visit, tmp_path):
+    export_glb(solid_mesh(torus(), resolution=24), tmp_path / "ring.glb", texture_size=64, recipe={})
+    one = visit()
+    one.page.click("#advanced button")
+    one.page.wait_for_selector("#mesh")
+    one.page.set_input_files("#mesh input[type=file]", tmp_path / "ring.glb")
+    one.page.wait_for_selector("#mesh >> text=ring")
+    one.generate("a blue ring")
+    one.page.wait_for_selector("#download-recipe:not([disabled])")
+    with one.page.expect_download() as download:
+        one.page.click("#download-recipe")
+    download.value.save_as(tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text())["mesh"]["voxels"] > 10

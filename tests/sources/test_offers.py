@@ -52,7 +52,8 @@ def test_what_could_make_nothing_is_not_offered(published_folders):
 def test_given_weights_come_first(published_folders, tiny_weights):
     names = f"{published_folders['image']},{published_folders['dinov2']}"
     found = offers(names)
-    assert [one.key for one in found] == [names, "tiny"] and found[0].label == "image: a picture"
+    assert [one.key for one in found] == ["image+dinov2", "tiny"] and found[0].names == names
+    assert found[0].label == "image: a picture"
     with pytest.raises(WeightsError, match="no weights folder 'nothing'"):
         offer(f"{names},nothing")
 
@@ -60,4 +61,4 @@ def test_given_weights_come_first(published_folders, tiny_weights):
 def test_damaged_weights_are_offered_so_that_loading_says_why(tiny_weights, tmp_path):
     folder = shutil.copytree(tiny_weights, tmp_path / "broken")
     (folder / "pipeline.json").write_text("{")
-    assert offer(folder).both and offer(folder).title == "broken"
+    assert offer(folder).both and offer(folder).title == offer(folder).key == "broken"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gap3d_app.pipeline import Gap3DPipeline
+from gap3d_app.sources.names import Names
 from gap3d_app.sources.offers import Offer, offer
 from gap3d_app.ui.page import build_page
 from gap3d_app.ui.server import launch_page
@@ -57,20 +58,23 @@ class Server:
 
 
 @contextmanager
-def serving(weights: Path, *, max_waiting: int = 16, gated: bool = False) -> Iterator[Server]:
-    """Serve the page; with `gated` the model loads only when `gate` is set."""
+def serving(weights: Path, *more: Names, max_waiting: int = 16, gated: bool = False) -> Iterator[Server]:
+    """Serve the page; with `gated` the model loads only when `gate` is set; `more` weights can be chosen."""
     pipeline = PacedPipeline(Gap3DPipeline.from_pretrained(weights, device="cpu", dtype="float32"))
+    offers = [offer(weights), *map(offer, more)]
     gate = threading.Event()
     if not gated:
         gate.set()
 
-    def load(_: Offer) -> PacedPipeline:
+    def load(one: Offer) -> PacedPipeline | Gap3DPipeline:
         gate.wait()
+        if one is not offers[0]:
+            return Gap3DPipeline.from_pretrained(one.names, device="cpu", dtype="float32").preload()
         pipeline.pipeline.preload()
         return pipeline
 
     work = WorkDir()
-    page = build_page([offer(weights)], load, work, max_waiting=max_waiting)
+    page = build_page(offers, load, work, max_waiting=max_waiting)
     url = launch_page(page, block=False)
     try:
         yield Server(url.rstrip("/"), pipeline, work, gate)

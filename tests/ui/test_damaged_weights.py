@@ -21,7 +21,7 @@ def test_damage_is_named_and_repair_works_without_a_restart(tiny_weights, tmp_pa
     found = {"truncated": content[:-9], "changed": content[:-1] + bytes([content[-1] ^ 1])}.get(damage)
     path.unlink() if found is None else path.write_bytes(found)
     work = WorkDir()
-    page = build_page([offer(path.parent)], lambda one: Gap3DPipeline.from_pretrained(one.key, "cpu").preload(), work)
+    page = build_page([offer(path.parent)], lambda one: Gap3DPipeline.from_pretrained(one.names, "cpu").preload(), work)
     try:
         url = launch_page(page, block=False)
         assert httpx.get(url).status_code == 200
