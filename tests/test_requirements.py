@@ -27,7 +27,7 @@ def for_system(requirements: list[Requirement], system: str) -> list[Requirement
     return [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-cuda.txt", "requirements-dev.txt"])
 def test_every_version_is_pinned(name):
     for one in read(name):
         assert [s.operator for s in one.specifier] == ["=="], one
@@ -41,6 +41,17 @@ def test_torch_comes_first():
 def test_spconv_is_for_linux_on_x86_64(system):
     names = {one.name for one in for_system(read("requirements.txt"), system)}
     assert ("spconv" in names) == (system == "linux") and {"torch", "gradio", "transformers"} <= names
+
+
+def test_cuda_differs_only_where_it_must():
+    """The same packages, other builds of torch and spconv, and what these and gsplat need."""
+    plain, cuda = ({one.name: str(one.specifier) for one in read(f"requirements{kind}.txt")} for kind in ("", "-cuda"))
+    assert set(plain) - set(cuda) == {"spconv"}
+    more = {"spconv-cu126", "cumm-cu126", "ccimport", "pccm", "fire", "lark", "termcolor", "gsplat"}
+    assert set(cuda) - set(plain) == more and plain["spconv"] == cuda["spconv-cu126"]
+    different = {name for name in set(plain) & set(cuda) if plain[name] != cuda[name]}
+    assert different == {"torch", "transformers", "huggingface_hub"}
+    assert "nvdiffrast" not in cuda and "nvdiffrast 0.4.0" in (REPO / "requirements-cuda.txt").read_text("utf-8")
 
 
 def test_nothing_unwanted_is_drawn_in():
