@@ -1,5 +1,6 @@
 """The real page on toy weights, at a pace that a test chooses."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def serving(weights: Path, *more: Names, max_waiting: int = 16, gated: bool = Fa
         pipeline.pipeline.preload()
         return pipeline
 
-    work = WorkDir()
+    work, outer = WorkDir(), os.environ.get("GRADIO_TEMP_DIR")
     page = build_page(offers, load, work, max_waiting=max_waiting)
     url = launch_page(page, block=False)
     try:
@@ -82,6 +83,8 @@ def serving(weights: Path, *more: Names, max_waiting: int = 16, gated: bool = Fa
         gate.set()
         page.close(verbose=False)
         work.close()
+        if outer is not None:  # of another page in this process, whose uploads lie there
+            os.environ["GRADIO_TEMP_DIR"] = outer
 
 
 def wait_until(condition, seconds: float = 30.0) -> None:
