@@ -125,7 +125,8 @@ def offer(given: Names) -> Offer:
     except WeightsError:
         return Offer(names, key, key, roles=frozenset(WORDS[0] | PICTURES))
     note = EMBEDDED_NOTES.get(key, "Weights in the app's own layout.")
-    return Offer(names, key, key, f"{note} {_human(sizes)}.", frozenset(args["models"]), sizes, args)
+    note += f" {catalog.human(sum(sizes.values()) / 2)} of weight files."
+    return Offer(names, key, key, note, frozenset(args["models"]), sizes, args)
 
 
 def _assembled(names: str, key: str) -> Offer:
@@ -135,15 +136,12 @@ def _assembled(names: str, key: str) -> Offer:
     models: dict[str, Any] = parts.args["models"]
     sizes = {role: part.size for role, part in models.items()}
     licences = [catalog.source(name).licence for role, name in SOURCE_OF.items() if role in models]
-    note = f"Full-size public weights, {_human(sizes)}; {', '.join(sorted({one.split(':')[0] for one in licences}))}"
+    short = ", ".join(sorted({one.split(":")[0] for one in licences}))
+    note = f"Full-size public weights, {catalog.human(sum(sizes.values()))} of networks; {short}"
     note += "".join(f" ({one.split(': ')[1]})" for one in licences if ":" in one) + "."
     if "grid_dit" in models:
         note += " The GAP3D checkpoint is your own."
     return Offer(names, key, TITLES.get(names, parts.name), note, frozenset(models), sizes, parts.args)
-
-
-def _human(sizes: dict[str, int]) -> str:
-    return f"{catalog.human(sum(sizes.values()))} of networks"
 
 
 def _stored_size(stem: Path) -> int:

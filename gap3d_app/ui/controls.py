@@ -56,14 +56,14 @@ def advanced(parts: Parts, offer: Offer) -> None:
             parts.grid_row = row if names[0] == "grid_steps" else parts.grid_row
         with gr.Column(visible=offer.pictures) as parts.views_box:
             parts.views = fields.Pictures(
-                label=texts.VIEWS_LABEL, file_count="multiple", height=130, elem_id="views",
+                label=texts.VIEWS_LABEL, file_count="multiple", height=160, elem_id="views",
                 file_types=[".png", ".jpg", ".jpeg", ".webp"],
             )
             parts.multi_image = fields.Radio(
                 [(texts.MULTI[name], name) for name in MULTI_IMAGE], value=MULTI_IMAGE[0], label=texts.MULTI_LABEL,
                 info=texts.MULTI_HELP, elem_id="multi-image",
             )
-        parts.mesh = fields.MeshFile(label=texts.MESH_LABEL, height=130, elem_id="mesh", file_types=[".glb"])
+        parts.mesh = fields.MeshFile(label=texts.MESH_LABEL, height=160, elem_id="mesh", file_types=[".glb"])
 
 
 def turntables(offer: Offer) -> list[str]:
@@ -77,7 +77,6 @@ def shown(parts: Parts, offer: Offer) -> dict[Any, Any]:
         parts.note: note_html(offer, not parts.slow_here),
         parts.words_box: gr.update(visible=offer.words),
         parts.pictures_box: gr.update(visible=offer.pictures),
-        parts.blend_box: gr.update(visible=offer.both),
         parts.views_box: gr.update(visible=offer.pictures),
         parts.grid_row: gr.update(visible=offer.grid),
         parts.advanced["turntable"]: gr.update(choices=turntables(offer), value="mesh"),

@@ -44,7 +44,6 @@ class Parts:
     picture: Any = None
     background: Any = None
     cut_out: Any = None
-    blend_box: Any = None
     blend: Any = None
     preset: Any = None
     seed: Any = None
@@ -88,7 +87,7 @@ class Parts:
     @property
     def depending(self) -> list[Any]:
         """What the choice of the model changes."""
-        return [self.note, self.words_box, self.pictures_box, self.blend_box, self.views_box, self.grid_row,
+        return [self.note, self.words_box, self.pictures_box, self.views_box, self.grid_row,
                 self.advanced["turntable"]]  # fmt: skip
 
     @property
@@ -147,11 +146,10 @@ def _composer(parts: Parts, shelf: Shelf) -> None:
     with gr.Column(visible=offer.pictures, elem_classes="g-part") as parts.pictures_box:
         _pictures(parts)
     blend = specs["blend"]
-    with gr.Column(visible=offer.both, elem_classes="g-part") as parts.blend_box:
-        parts.blend = fields.Slider(
-            blend.minimum, blend.maximum, blend.default, step=blend.step, label=texts.BLEND_LABEL, info=blend.help,
-            visible=False, elem_id="blend",
-        )
+    parts.blend = fields.Slider(
+        blend.minimum, blend.maximum, blend.default, step=blend.step, label=texts.BLEND_LABEL, info=blend.help,
+        visible=False, elem_id="blend",
+    )
     with gr.Row(elem_classes="g-run"):
         preset, seed = specs["preset"], specs["seed"]
         parts.preset = fields.Radio(
@@ -241,8 +239,9 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
     triggers = [part.change for part in counted]
     gr.on(triggers, api_name="page_cost", trigger_mode="always_last", **cost)
     run.then(api_name="page_cost_after", **cost)
-    for change in (parts.prompt.change, parts.picture.change):
-        change(None, [parts.prompt, parts.picture], parts.blend, js=scripts.SHOW_BLEND, **HIDDEN)
+    show_blend = scripts.show_blend([key for key, offer in handlers.shelf.offers.items() if offer.both])
+    for change in (parts.prompt.change, parts.picture.change, parts.model.change):
+        change(None, [parts.prompt, parts.picture, parts.model], parts.blend, js=show_blend, **HIDDEN)
     parts.picture.change(None, parts.picture, parts.background, js=scripts.SHOW_METHOD, **HIDDEN)
     for number, change in enumerate((parts.picture.change, parts.background.input)):
         change(

@@ -6,9 +6,10 @@ import json
 
 from gap3d_app.ui import texts
 
-SHOW_BLEND = (
-    "(prompt, picture) => ({__type__: 'update', visible: Boolean(picture) && (prompt || '').trim().length > 0})"
-)
+_SHOW_BLEND = """(prompt, picture, model) => ({
+    __type__: 'update',
+    visible: BOTH.includes(model) && Boolean(picture) && (prompt || '').trim().length > 0,
+})"""
 SHOW_METHOD = "(picture) => ({__type__: 'update', visible: Boolean(picture)})"
 
 # A waiting run can be cancelled too, so the button must not wait for the run's first step; on a phone the result is
@@ -52,6 +53,13 @@ _ON_LOAD = """() => {
     });
     // Its label hides the words on the button from those who speak them to press it.
     watch($('#picture'), () => $('#picture button[aria-dropeffect]')?.removeAttribute('aria-label'));
+    // Two upload buttons with the same words: say what each is for, after the words on it.
+    watch($('#advanced'), () => {
+        for (const [place, purpose] of [['#views', VIEWS], ['#mesh', MESH]]) {
+            const button = $(place + ' button[aria-dropeffect]');
+            if (button) set(button, 'aria-label', button.innerText.replace(/\\s+/g, ' ').trim() + ': ' + purpose);
+        }
+    });
     const pictures = $('#example-pictures');
     if (pictures) watch(pictures, () => {
         pictures.querySelectorAll('button.gallery-item').forEach((button, i) => {
@@ -61,13 +69,23 @@ _ON_LOAD = """() => {
 }"""
 
 
+def show_blend(both: list[str]) -> str:
+    """Show the blend where there are words and a picture, and weights that follow both.
+
+    Args:
+        both: keys of such weights.
+    """
+    return _SHOW_BLEND.replace("BOTH", json.dumps(both))
+
+
 def on_load(pictures: list[str]) -> str:
     """Name what has no name and tell a screen reader how the run goes.
 
     Args:
         pictures: names of the example pictures in their order.
     """
-    words = {"EMPTY": texts.VIEWER_EMPTY, "MODEL": texts.VIEWER_KEYS, "PICTURES": pictures}
+    words = {"EMPTY": texts.VIEWER_EMPTY, "MODEL": texts.VIEWER_KEYS, "PICTURES": pictures,
+             "VIEWS": texts.VIEWS_LABEL, "MESH": texts.MESH_LABEL}
     script = _ON_LOAD
     for name, value in words.items():
         script = script.replace(name, json.dumps(value))

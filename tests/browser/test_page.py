@@ -212,7 +212,7 @@ def test_controls_follow_the_chosen_model(browser, tiny_weights, published_folde
         page.set_input_files("#picture input[type=file]", _png(tmp_path / "ball.png"))
         page.fill(PROMPT, "make it blue")
         page.wait_for_selector("#blend", state="visible")
-        assert "About" in page.inner_text("#cost") and "of networks" in page.inner_text("#model-note")
+        assert "About" in page.inner_text("#cost") and "of weight files" in page.inner_text("#model-note")
         page.click("#advanced button")
         page.wait_for_selector("#set-grid_steps")
         page.click("#model input")

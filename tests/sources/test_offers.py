@@ -24,7 +24,7 @@ def embedded(tiny_weights, monkeypatch):
 def test_the_embedded_weights_alone():
     (only,) = offers("tiny")
     assert only.label == "tiny: words, a picture, or both" and only.grid and not only.radiance
-    assert "of networks" in only.note and set(only.sizes) == only.roles
+    assert "of weight files." in only.note and set(only.sizes) == only.roles
 
 
 def test_everything_that_is_here_is_offered(published_folders):

@@ -144,6 +144,7 @@ def test_least_opacity_reaches_the_file(names, tmp_path):
     pipeline = Gap3DPipeline.from_pretrained(names[0], device="cpu", dtype="float32")
     shelf = Shelf([offer(names[0])], lambda _: pipeline)
     list(runs.wait_for_pipeline(shelf.loader(shelf.first)))
+    guess = shelf.seconds(shelf.first, {"preset": "fast"}, words=True, picture=False, shape=False)
     work, sizes = WorkDir(), []
     try:
         for least in (0.0, 0.7):
@@ -154,7 +155,7 @@ def test_least_opacity_reaches_the_file(names, tmp_path):
         work.close()
     assert sizes[1] < sizes[0]
     learnt = shelf.seconds(shelf.first, {"preset": "fast"}, words=True, picture=False, shape=False)
-    assert learnt["grid"] == pytest.approx(result.seconds["grid"], rel=0.9)
+    assert all(learnt[stage] != guess[stage] for stage in ("grid", "structure", "slat", "files"))
 
 
 def test_one_pipeline_at_a_time_is_kept(names):
@@ -177,13 +178,13 @@ def test_one_pipeline_at_a_time_is_kept(names):
 def test_controls_follow_the_weights(served, names):
     """What `choose` shows and hides, for each of the three."""
     parts = Parts(advanced={"turntable": "turntable"}, **{name: name for name in (
-        "note", "words_box", "pictures_box", "blend_box", "views_box", "grid_row")})
+        "note", "words_box", "pictures_box", "views_box", "grid_row")})
     found = [controls.shown(parts, offer(name)) for name in names]
     shown = [{key: value["visible"] for key, value in one.items() if "visible" in value} for one in found]
-    everything = dict.fromkeys(("words_box", "pictures_box", "blend_box", "views_box", "grid_row"), True)
+    everything = dict.fromkeys(("words_box", "pictures_box", "views_box", "grid_row"), True)
     assert shown[0] == everything
-    assert shown[1] == everything | {"blend_box": False, "grid_row": False}
-    assert shown[2] == everything | {"blend_box": False, "grid_row": False, "words_box": False}
+    assert shown[1] == everything | {"grid_row": False}
+    assert shown[2] == everything | {"grid_row": False, "words_box": False}
     assert [one["turntable"]["choices"] for one in found] == [["mesh", "gaussians"]] + 2 * [
         ["mesh", "gaussians", "radiance"]
     ]
