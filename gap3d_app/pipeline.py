@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ class Gap3DPipeline:
 
         Raises:
             InputError: nothing to work from, a prompt too long, a picture that cannot be used.
-            GenerationError: the structure came out empty for three seeds in a row.
+            GenerationError: the structure came out empty for three seeds in a row, or values are not finite.
+            OutOfMemory: the device's memory is too small even in low-vram mode.
             Cancelled: `cancel` said so.
         """
         if not isinstance(prompt, Prompt):
@@ -194,13 +196,14 @@ class Gap3DPipeline:
         try:
             for stage in STAGES:
                 start = time.perf_counter()
-                for step, of in self._steps(stage, [run]):
-                    seconds = run.seconds[stage] = time.perf_counter() - start
-                    if run.failure:
-                        raise run.failure
-                    _stop_if(cancel)
-                    yield StageEvent(stage, step, of, seconds, self._made(run, stage) if step == of else None)
-                    _stop_if(cancel)
+                with closing(self._steps(stage, [run])) as steps:  # networks go home before others may run
+                    for step, of in steps:
+                        seconds = run.seconds[stage] = time.perf_counter() - start
+                        if run.failure:
+                            raise run.failure
+                        _stop_if(cancel)
+                        yield StageEvent(stage, step, of, seconds, self._made(run, stage) if step == of else None)
+                        _stop_if(cancel)
         finally:
             _MODEL_LOCK.release()
 

@@ -201,6 +201,13 @@ def test_memory_that_runs_out(tiny_weights, tmp_path, capsys, monkeypatch):
     assert err.count("\n") == 1 and "would fit" in err and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flags, low", [((), False), (("--low-vram",), True)])
+def test_the_page_gets_the_memory_mode(monkeypatch, flags, low):
+    given = {}
+    monkeypatch.setattr("gap3d_app.ui.launch", lambda **options: given.update(options))
+    assert main(["app", "--port", "0", *flags]) == 0 and given["low_vram"] is low
+
+
 @pytest.mark.parametrize("ending", sorted(set(output.FORMATS) - {"npz"}))
 def test_a_disk_that_fills_up_during_the_run(tiny_weights, tmp_path, capsys, monkeypatch, ending):
     def full(*_):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gap3d_app import memory, stages
-from gap3d_app.errors import InputError, OutOfMemory
+from gap3d_app.errors import GenerationError, InputError, OutOfMemory
 from gap3d_app.memory import LOW_VRAM, RESIDENT, Residency
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.prompt import Prompt
@@ -98,6 +98,14 @@ def test_preload_and_a_closed_run_leave_nothing_there(low):
     assert low.memory.present
     run.close()
     assert low.memory.present == [] and low.memory.used == 0
+
+
+def test_a_run_that_fails_leaves_nothing_there(low):
+    low.part("structure_decoder").out_layer[-1].bias.fill_(float("nan"))
+    low.memory.send_home()
+    with pytest.raises(GenerationError, match="not finite") as caught:
+        low("a chair", **FAST)
+    assert low.memory.present == [] and low.memory.used == 0 and caught.value
 
 
 def failing(monkeypatch, stage: str, times: int) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -177,6 +178,20 @@ def test_an_empty_structure_is_said_and_the_next_request_works(server, client, m
         message = refusal(client, prompt="a mug", seed=7)
     assert "empty for 3 seeds, 7 and the next; try another seed" in message
     assert generate(client, prompt="a mug", seed=7)[0]
+
+
+def test_memory_that_runs_out_is_said_and_the_next_request_works(server, client, monkeypatch):
+    from gap3d_app import stages
+
+    def short(networks, runs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "slat_stage", short)
+        message = refusal(client, prompt="a mug")
+    assert "too small for the stage slat even in low-vram mode" in message and "would fit" in message
+    assert generate(client, prompt="a mug")[0] and server.pipeline.pipeline.memory.used == 0
 
 
 @pytest.mark.parametrize("name", ["a-mug.glb", "a-mug.json", "turned.safetensors"])
