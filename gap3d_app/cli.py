@@ -22,6 +22,7 @@ from typing import Any
 
 from gap3d_app import __version__
 from gap3d_app.errors import Gap3DError, InputError
+from gap3d_app.modes import LOW_VRAM
 from gap3d_app.output import NEEDED_BYTES, check_output
 from gap3d_app.settings import Settings, Spec
 
@@ -226,7 +227,6 @@ def _load(options: argparse.Namespace) -> Any:
     with _no_garbage():
         import torch
 
-        from gap3d_app.memory import LOW_VRAM
         from gap3d_app.pipeline import Gap3DPipeline
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device here; use --device cpu.")

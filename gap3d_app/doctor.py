@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gap3d_app import __version__, hub
+from gap3d_app.modes import LARGEST_WHOLE, LOW_VRAM, WORKING_SET
 from gap3d_app.sources import catalog, store
 from gap3d_app.sources.catalog import human
 
@@ -30,10 +31,6 @@ PACKAGES = {
 
 GAP3D_BYTES = 2_730_000_000
 """Transformer, queries and one row in bfloat16 (gap3d.md 10.4)."""
-
-WORKING_SET = 3_000_000_000  # as memory.WORKING_SET, which needs torch
-LOW_VRAM_BYTES = 6_000_000_000
-"""What low-vram mode takes of a graphics card at most: the largest network that comes as a whole, and a working set."""
 
 CPU_WORKING_SET = 6_000_000_000
 MINI_BYTES = 2_000_000_000
@@ -209,9 +206,9 @@ def _judge(setup: Setup, found: dict[str, Any]) -> dict[str, Any]:
         gpu = f"the graphics card has {human(card)}" if card else f"no graphics card ({torch['why_no_gpu']})"
         reason = f"needs about {human(needed)} on a graphics card: {gpu}"
         host = weights + WORKING_SET  # where networks wait for their stage
-        if card >= LOW_VRAM_BYTES and (machine["memory"] is None or machine["memory"] >= host):
-            reason += f"; it comes by in low-vram mode, with {human(host)} of the host's memory"
-            runs = "no" if why else "low-vram"
+        if card >= WORKING_SET + LARGEST_WHOLE and (machine["memory"] is None or machine["memory"] >= host):
+            reason += f"; it comes by in {LOW_VRAM} mode, with {human(host)} of the host's memory"
+            runs = "no" if why else LOW_VRAM
         elif machine["memory"] is not None and machine["memory"] < on_cpu:
             reason += f"; the CPU would need {human(on_cpu)} of memory, there are {human(machine['memory'])}"
             runs = "no"

@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gap3d_app.errors import InputError, OutOfMemory
-
-RESIDENT, LOW_VRAM = "resident", "low-vram"
-MODES = (RESIDENT, LOW_VRAM)
-"""The memory modes, from the fastest to the smallest."""
-
-WORKING_SET = 3_000_000_000
-"""Bytes that a full-size run takes on a graphics card beside its networks (an estimate)."""
-
-LARGEST_WHOLE = 3_000_000_000
-"""Networks of more bytes come block by block in low-vram mode."""
+from gap3d_app.modes import LARGEST_WHOLE, LOW_VRAM, MODES, RESIDENT, WORKING_SET
 
 
 class Residency:

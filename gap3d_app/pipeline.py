@@ -25,6 +25,7 @@ from gap3d_app.asset import Asset
 from gap3d_app.errors import Cancelled, GenerationError, WeightsError
 from gap3d_app.memory import Residency, choose
 from gap3d_app.models.checkpoint import load_model, weight_files
+from gap3d_app.modes import RESIDENT
 from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import PRESETS, Settings
@@ -120,7 +121,7 @@ class Gap3DPipeline:
             device: "auto" (CUDA when there is one), or any torch device.
             dtype: "auto" (bfloat16 where the hardware multiplies it fast, else float32), or a torch dtype.
             memory: the mode: "auto" (resident, unless the graphics card has too little free memory),
-                or one of `memory.MODES`.
+                or one of `modes.MODES`.
 
         Raises:
             WeightsError: a file is missing, truncated or altered; the message names it with both sha256.
@@ -153,7 +154,7 @@ class Gap3DPipeline:
     @property
     def batches(self) -> dict[str, int]:
         """Runs that the networks take at once, per stage."""
-        roomy = self.memory.mode == memory.RESIDENT
+        roomy = self.memory.mode == RESIDENT
         return BATCHES.get(self.device.type, SMALL_BATCHES) if roomy else SMALL_BATCHES
 
     def sizes(self) -> dict[str, int]:

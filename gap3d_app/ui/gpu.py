@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gap3d_app.errors import Gap3DError
-from gap3d_app.memory import LOW_VRAM
+from gap3d_app.modes import LOW_VRAM
 from gap3d_app.ui import keeping, pictures
 
 if TYPE_CHECKING:

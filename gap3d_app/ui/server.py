@@ -13,7 +13,7 @@ import gradio as gr
 import torch
 
 from gap3d_app.errors import InputError
-from gap3d_app.memory import LOW_VRAM
+from gap3d_app.modes import LOW_VRAM
 from gap3d_app.prompt import MAX_FILE_BYTES
 from gap3d_app.sources.offers import Offer, offers
 from gap3d_app.ui import gpu, texts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gap3d_app import doctor, memory
+from gap3d_app import doctor
 from gap3d_app.sources import catalog
 
 GB = 10**9
@@ -37,8 +37,6 @@ def test_a_small_card():
     assert small["runs"] == "low-vram" and "low-vram mode, with 7.52 GB of the host's memory" in small["why"][0]
     assert judged("image-large", card=4, memory=32)["runs"] == "slowly"
     assert judged("image-large", card=6, memory=7)["runs"] == "no"
-    assert doctor.WORKING_SET == memory.WORKING_SET
-    assert doctor.LOW_VRAM_BYTES >= memory.WORKING_SET + memory.LARGEST_WHOLE
 
 
 def test_missing_weights_are_named_with_their_command():

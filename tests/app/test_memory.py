@@ -6,7 +6,8 @@ from torch import nn
 
 from gap3d_app import memory, stages
 from gap3d_app.errors import GenerationError, InputError, OutOfMemory
-from gap3d_app.memory import LOW_VRAM, RESIDENT, Residency
+from gap3d_app.memory import Residency
+from gap3d_app.modes import LOW_VRAM, RESIDENT
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.prompt import Prompt
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from gap3d_app import pipeline as pipelines
 from gap3d_app.errors import GenerationError
-from gap3d_app.memory import LOW_VRAM
+from gap3d_app.modes import LOW_VRAM
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.prompt import Prompt
 from gap3d_app.ui import gpu
