@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from gap3d_app import memory, stages
@@ -68,6 +69,22 @@ def test_a_large_network_comes_block_by_block():
     residency.send_home()
     assert devices(tower) == {"cpu"} and residency.used == 0
     assert tower(torch.ones(1, 4)).device.type == "cpu" and residency.used == 0
+
+
+def test_every_block_of_the_language_model_comes_by_itself(low, monkeypatch):
+    """Text and pictures, with a limit under which the network counts as large."""
+    low.memory.largest_whole = 1000
+    encoder = low._loaded("prompt_encoder")
+    blocks = {id(block) for part in encoder.modules() if isinstance(part, nn.ModuleList) for block in part}
+    seen, enter = [], memory._BlockVisits._enter
+    monkeypatch.setattr(memory._BlockVisits, "_enter", lambda self, block, _: seen.append(id(block)) or
+                        enter(self, block, _))  # fmt: skip
+    picture = Image.new("RGB", (64, 64), "red")
+    low.memory.bring("prompt_encoder", encoder)
+    rows = encoder(["make it blue"], [picture])
+    assert set(seen) == blocks and len(blocks) > 1 and low.memory.peak < memory.byte_size(encoder)
+    low.memory.send_home()
+    assert torch.equal(rows, encoder(["make it blue"], [picture])) and len(seen) == len(blocks)
 
 
 def test_a_stage_has_only_its_own_networks_and_the_result_is_the_same(low, tiny_pipeline, monkeypatch):
