@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from gap3d_app.background import METHODS
-from gap3d_app.errors import Gap3DError
+from gap3d_app.errors import Gap3DError, InputError
 from gap3d_app.prompt import MULTI_IMAGE
 from gap3d_app.settings import Settings, Spec
 from gap3d_app.ui import fields, runs, texts
@@ -23,10 +23,14 @@ from gap3d_app.ui.workdir import WorkDir
 
 DESCRIPTION = """Make a textured 3D model from a prompt, a picture, or both.
 
-Returns the GLB file and the recipe (prompt, settings, seeds, versions) from which it can be made again. Parameters
-that are null take the preset's value. views are further pictures of the same object, mesh is a GLB whose shape is
-kept, model one of the weights that the page offers.
+Returns the file and the recipe (prompt, settings, seeds, versions) from which it can be made again. Parameters that
+are null take the preset's value. views are further pictures of the same object, mesh is a GLB whose shape is kept,
+model one of the weights that the page offers, file the kind of file: a GLB unless it says otherwise, ply for Gaussians,
+npz for a radiance field, obj, stl.
 """
+
+FILES = ("glb", "ply", "npz", "obj", "stl")
+"""Files that are written within a second or two."""
 
 _REQUIRED = ("preset", "seed", "blend")  # shown with their defaults; the others stay null for the preset's value
 
@@ -48,8 +52,9 @@ def add_endpoint(shelf: Shelf, work: WorkDir, **event: Any) -> None:
         fields.Dropdown(choices=list(MULTI_IMAGE), value=MULTI_IMAGE[0], label="With several pictures", visible=False),
         fields.MeshFile(label="GLB whose shape is kept", visible=False),
         fields.Dropdown(choices=list(shelf.offers), value=shelf.first, label="Model", visible=False),
+        fields.Dropdown(choices=list(FILES), value=FILES[0], label="Kind of file", visible=False),
     ]
-    outputs = [gr.File(label="GLB", visible=False), gr.JSON(label="Recipe", visible=False)]
+    outputs = [gr.File(label="File", visible=False), gr.JSON(label="Recipe", visible=False)]
     door = gr.Button("API", visible=False)
     door.click(
         _endpoint(shelf, work, specs), inputs, outputs, api_name="generate", api_description=DESCRIPTION,
@@ -67,16 +72,19 @@ def _hidden(spec: Spec) -> Any:
 
 def _endpoint(shelf: Shelf, work: WorkDir, specs: dict[str, Spec]) -> Callable[..., Iterator[tuple]]:
     def generate(*values: Any) -> Iterator[tuple]:
-        prompt, image, background, *rest, views, multi_image, mesh, model = values
+        prompt, image, background, *rest, views, multi_image, mesh, model, file = values
         settings = dict(zip(specs, rest, strict=True))
         request = runs.Request(prompt, image, background, settings, views, multi_image, mesh, model)
+        file = file or FILES[0]
         try:
+            if file not in FILES:
+                raise InputError(f"The kind of file is {str(file)[:20]!r}; it must be one of {', '.join(FILES)}.")
             for _ in runs.wait_for_pipeline(shelf.loader(shelf.offer(model).key)):
                 yield gr.skip(), gr.skip()
-            with closing(runs.run(shelf, work, request, ("glb",))) as events:
+            with closing(runs.run(shelf, work, request, (file,))) as events:
                 for event in events:
                     if isinstance(event, runs.Result):
-                        yield str(event.glb), event.recipe
+                        yield str(event.files[file]), event.recipe
                     else:
                         yield gr.skip(), gr.skip()
         except Gap3DError as error:
@@ -99,6 +107,7 @@ def _endpoint(shelf: Shelf, work: WorkDir, specs: dict[str, Spec]) -> Callable[.
         parameter("multi_image", kind, default=MULTI_IMAGE[0], annotation=str),
         parameter("mesh", kind, default=None, annotation=str),
         parameter("model", kind, default=shelf.first, annotation=str),
+        parameter("file", kind, default=FILES[0], annotation=str),
     ]
     # Gradio takes the names of an endpoint's parameters from the function's signature.
     generate.__signature__ = inspect.Signature(parameters)

@@ -34,16 +34,14 @@ class Result:
 
     Attributes:
         key: unguessable id; the folder's name.
-        glb, ply, recipe_file: paths; ply is None when it was not asked for.
+        files: paths by format: those that were asked for, and json, the recipe.
         recipe: plain values.
         seconds: wall time per stage, "files" for texture and writing.
         warnings: sentences for the person.
     """
 
     key: str
-    glb: Path
-    ply: Path | None
-    recipe_file: Path
+    files: dict[str, Path]
     recipe: dict[str, Any]
     seconds: dict[str, float]
     warnings: list[str]
@@ -105,6 +103,7 @@ def run(
 
     Args:
         shelf: the request's model is loaded.
+        formats: files to write.
         tiles: whether steps carry pictures.
 
     Raises:
@@ -125,14 +124,12 @@ def run(
     asset, start = step.asset, time.perf_counter()
     with _storing(), work.new_result() as (key, folder):
         stem = file_stem(prompt.text)
-        glb = asset.save(folder / f"{stem}.glb")
-        ply = asset.save(folder / f"{stem}.ply") if "ply" in formats else None
-        recipe_file = asset.save(folder / f"{stem}.json")
+        files = {name: asset.save(folder / f"{stem}.{name}") for name in (*formats, "json")}
         keeping.keep(asset.turned, folder)
     taken = {name: value for name, value in asset.seconds.items() if name in texts.STAGES}
     taken["files"] = time.perf_counter() - start
     shelf.learn(offer.key, settings, taken, words, shape)
-    yield Result(key, glb, ply, recipe_file, asset.recipe, taken, list(asset.warnings))
+    yield Result(key, files, asset.recipe, taken, list(asset.warnings))
 
 
 def turntable(folder: Path) -> Iterator[tuple[float, Path | None]]:

@@ -19,6 +19,7 @@ from PIL import Image
 from gap3d_app import output
 from gap3d_app.cli import main
 from gap3d_app.errors import OutputError
+from gap3d_app.geometry.ply import load_gaussians
 from gap3d_app.output import check_output, write_atomic
 
 REPO = Path(__file__).resolve().parents[2]
@@ -67,6 +68,14 @@ def test_several_pictures_and_a_mesh(tiny_weights, tmp_path, monkeypatch, capsys
     assert [one["exact_preprocessing"] for one in recipe["image"]] == [True, True]
     assert main([*common, "a blue one", "--mesh", "a.glb", "-o", "b.glb"]) == 0
     assert json.loads(capsys.readouterr().out)["recipe"]["mesh"]["voxels"] > 10
+
+
+def test_least_opacity(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, least in (("all.ply", "0"), ("some.ply", "0.7")):
+        given = ["-o", name, "--min-opacity", least, "--weights", str(tiny_weights), "--preset", "fast", "--quiet"]
+        assert main(["generate", "a mug", *given]) == 0
+    assert 0 < len(load_gaussians("some.ply")) < len(load_gaussians("all.ply"))
 
 
 BAD = [

@@ -25,7 +25,7 @@ def http(server):
 def body(image=None, **extra) -> dict:
     """A request to /generate."""
     values = ["a mug", image, "auto", "fast", 0, 0.0] + [None] * (len(Settings.specs()) - 1 - 3)
-    values += [None, "stochastic", None, None]
+    values += [None, "stochastic", None, None, "glb"]
     return {"data": values, **extra}
 
 

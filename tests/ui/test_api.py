@@ -16,6 +16,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from gap3d_app import output
+from gap3d_app.geometry.ply import load_gaussians
 from gap3d_app.settings import Settings
 from gap3d_app.ui import texts
 from tests.ui.serving import wait_until
@@ -62,6 +63,19 @@ def test_text_to_glb_with_recipe(client):
     assert (settings["seed"], settings["structure_steps"], settings["grid_steps"]) == (7, 4, 3)
 
 
+def test_other_files(client, tmp_path):
+    """Gaussians with a least opacity, and a printable mesh."""
+    counts = []
+    for least in (0.0, 0.7):
+        path, recipe = generate(client, prompt="a mug", file="ply", min_opacity=least)
+        counts.append(len(load_gaussians(path)))
+        assert recipe["settings"]["min_opacity"] == least
+    assert 0 < counts[1] < counts[0]
+    assert Path(generate(client, prompt="a mug", file="stl")[0]).suffix == ".stl"
+    assert "The kind of file is 'docx'; it must be one of glb, ply" in refusal(client, prompt="a mug", file="docx")
+    assert "have no slat_decoder_rf" in refusal(client, prompt="a mug", file="npz")
+
+
 def test_the_same_seed_gives_the_same_bytes(client):
     first, second = (Path(generate(client, prompt="a mug", seed=3)[0]).read_bytes() for _ in range(2))
     assert first == second
@@ -72,7 +86,7 @@ def test_only_one_endpoint_is_documented(client):
     assert list(info["named_endpoints"]) == ["/generate"] and not info["unnamed_endpoints"]
     names = [entry["parameter_name"] for entry in info["named_endpoints"]["/generate"]["parameters"]]
     schema = [name for name in Settings.specs() if name != "formats"]
-    assert names == ["prompt", "image", "background", *schema, "views", "multi_image", "mesh", "model"]
+    assert names == ["prompt", "image", "background", *schema, "views", "multi_image", "mesh", "model", "file"]
     assert all(entry["parameter_has_default"] for entry in info["named_endpoints"]["/generate"]["parameters"])
 
 
@@ -228,7 +242,7 @@ def test_a_full_queue_says_so(server, client):
     jobs = [client.submit(prompt="a mug", api_name="/generate")]
     wait_until(lambda: server.pipeline.active == 1)
     values = ["a mug", None, "auto", "fast", 0, 0.0]
-    values += [None] * (len(Settings.specs()) - 1 - 3) + [None, "stochastic", None, None]
+    values += [None] * (len(Settings.specs()) - 1 - 3) + [None, "stochastic", None, None, "glb"]
     call = f"{server.url}/gradio_api/call/generate"
     replies = [httpx.post(call, json={"data": values}) for _ in range(4)]
     codes = [reply.status_code for reply in replies]

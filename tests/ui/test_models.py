@@ -124,7 +124,7 @@ def test_only_uploads_are_read(served, path, field):
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     more = {"views": [None, "stochastic", None], "mesh": [None, "stochastic", None]}[field]
     more[0 if field == "views" else 2] = [file] if field == "views" else file
-    values = ["a mug", None, "auto", "fast", 0, 0.0, *[None] * (len(Settings.specs()) - 4), *more, None]
+    values = ["a mug", None, "auto", "fast", 0, 0.0, *[None] * (len(Settings.specs()) - 4), *more, None, "glb"]
     reply = httpx.post(f"{served[0]}/gradio_api/call/generate", json={"data": values}, timeout=30)
     if reply.status_code == 200:
         event = reply.json()["event_id"]
@@ -150,7 +150,7 @@ def test_least_opacity_reaches_the_file(names, tmp_path):
         for least in (0.0, 0.7):
             request = runs.Request("a mug", None, None, {"preset": "fast", "min_opacity": least})
             *_, result = runs.run(shelf, work, request, ("glb", "ply"))
-            sizes.append(result.ply.stat().st_size)
+            sizes.append(result.files["ply"].stat().st_size)
     finally:
         work.close()
     assert sizes[1] < sizes[0]
