@@ -40,7 +40,7 @@ START_SECONDS = 5
 MOST_SECONDS = 120
 
 _main_process = os.getpid()
-_held: dict[str, Gap3DPipeline] = {}
+_held: dict[str, Gap3DPipeline] = {}  # of the run at work; a forked process finds its copy here
 _load: Callable[[str], Gap3DPipeline] | None = None
 
 
@@ -153,12 +153,12 @@ def run(task: Task, pipeline: Gap3DPipeline, load: Callable[[str], Gap3DPipeline
         Gap3DError: with a sentence for the person.
     """
     global _load
-    _load = load
-    if _held.get(task.key) is not pipeline:
-        _held.clear()
-        _held[task.key] = pipeline
-    with closing(_shared(task)) as results:
-        for result in results:
-            if isinstance(result, Gap3DError):
-                raise result
-            yield result
+    _load, _held[task.key] = load, pipeline
+    try:
+        with closing(_shared(task)) as results:
+            for result in results:
+                if isinstance(result, Gap3DError):
+                    raise result
+                yield result
+    finally:
+        _held.clear()  # or a pipeline that is let go would stay

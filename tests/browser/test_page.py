@@ -220,6 +220,7 @@ def test_controls_follow_the_chosen_model(browser, tiny_weights, published_folde
         for gone in ("#prompt", "#blend", "#set-grid_steps"):
             page.wait_for_selector(gone, state="hidden")
         assert "Full-size public weights" in page.inner_text("#model-note")
+        page.wait_for_timeout(500)  # the folded part is drawn anew
         page.set_input_files("#views input[type=file]", [_png(tmp_path / name) for name in ("a.png", "b.png")])
         page.wait_for_selector("#views >> text=a.png")
         page.uncheck("#randomise input")

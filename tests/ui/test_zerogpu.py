@@ -67,7 +67,7 @@ def test_a_run_in_another_process_is_the_same(pipe, log):
     assert [step.stage for step in steps if step.done] == list(pipelines.STAGES)
     (call,) = calls(log)
     assert call["child"] != call["parent"] == os.getpid() and call["seconds"] == math.ceil(1.5 * 2) + 5
-    assert pipe.memory.present == [] and not pipelines._MODEL_LOCK.locked()
+    assert not gpu._held and pipe.memory.present == [] and not pipelines._MODEL_LOCK.locked()
 
 
 def test_a_sentence_comes_through_and_the_next_run_works(pipe, log, monkeypatch):
