@@ -9,6 +9,8 @@ from tests.ui.serving import wait_until
 
 pytestmark = pytest.mark.browser
 
+FADE_MS = 400  # buttons fade between their colours when they become active or not
+
 
 @pytest.fixture(scope="session")
 def axe() -> str:
@@ -39,16 +41,21 @@ def test_axe_finds_nothing_serious(visit, server, axe, width, scheme):
     server.pipeline.delay = 0.3
     one.generate(until=RUNNING)
     page.wait_for_selector("#tiles img")
+    page.wait_for_selector("#cancel:not([disabled])")
+    page.wait_for_timeout(FADE_MS)
     assert _offences(page, axe) == []
     server.pipeline.delay = 0.0
     page.wait_for_selector(DONE)
     page.wait_for_selector(f"{VIEWER}[tabindex='0']")
     page.wait_for_selector("#download-glb:not([disabled])")
+    page.wait_for_selector("#cancel[disabled]")
+    page.wait_for_timeout(FADE_MS)
     assert _offences(page, axe) == []
     page.fill(PROMPT, "x" * 2001)
     page.wait_for_timeout(300)
     page.click("#generate")
     page.wait_for_selector("#prompt >> text=the limit is 2,000")
+    page.wait_for_timeout(FADE_MS)
     assert _offences(page, axe) == []
 
 
