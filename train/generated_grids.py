@@ -1,15 +1,18 @@
-"""Stage: the grids that the trained grid transformer makes of captions, one for every training asset.
+"""Stage: the grids that the trained grid transformer makes of prompts, one for every training asset.
 
     accelerate launch -m train.generated_grids --config train/configs/mini/generated_grids.yaml
 
-Text prompts reach the flows through grids that are not exact; a caption leaves shape and details open, and guidance
-shifts the tokens. The tuning stages of both flows see these grids beside those of real pictures. Settings of the
-sampler are the app's. Writes `grids.safetensors`: "tokens" [A, 1 + R + H*W, C] float16.
+Prompts with words reach the flows through grids that are not exact; a caption leaves shape and details open, an
+instruction's effect is faint, and guidance shifts the tokens. The tuning stages of both flows see these grids beside
+those of real pictures. Assets that an edit leads to are prompted by picture and instruction in some cases, other assets
+by a picture and words that change nothing, the rest by a caption. Settings of the sampler are the app's. Writes
+`grids.safetensors`: "tokens" [A, 1 + R + H*W, C] float16.
 """
 
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,12 +21,14 @@ from tqdm import tqdm
 from gap3d_app.models.checkpoint import load_model
 from gap3d_app.models.grid_sampling import draw_grid_noise, generate_grid, grid_sampler
 from gap3d_app.models.prompt_tokenizer import PromptTokenizer
+from gap3d_app.models.vlm import PromptEncoder
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank
 from train.loop import read_yaml, training_device
 
 FILE = "grids.safetensors"
 CAPTIONS = 3  # of an asset, of which one is drawn
+PICTURES = 0.4  # share of the assets whose prompt has a picture
 
 
 @torch.no_grad()
@@ -34,14 +39,44 @@ def make_grids(data: PackedAssets, parts: dict, sampler: dict, batch_size: int, 
     bank = PromptBank(data, PromptTokenizer.from_file(parts["tokenizer"], vlm.config), CAPTIONS)
     generator = torch.Generator(device).manual_seed(seed)
     sampler = grid_sampler(**sampler)
+    pictured = torch.rand(len(data), generator=generator, device=device) < PICTURES
+    # a call has prompts with pictures or without
+    groups = [(torch.nonzero(pictured == flag).squeeze(1), flag) for flag in (False, True)]
+    parts = [(ids, flag) for group, flag in groups for ids in group.split(batch_size) if len(ids)]
     made = []
-    for ids in tqdm(torch.arange(len(data), device=device).split(batch_size), desc="grids"):
-        row = ids * CAPTIONS + torch.randint(CAPTIONS, ids.shape, generator=generator, device=device)
-        prompts = bank.with_queries(bank.captions[0][row], bank.captions[1][row])
+    for ids, flag in tqdm(parts, desc="grids"):
+        prompts, pixels = (picture_prompts if flag else caption_prompts)(data, bank, vlm, ids, generator)
         noise = draw_grid_noise(dit.config, generator, len(ids), device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled="cuda" in device):
-            made.append(generate_grid(dit, vlm.encode(prompts).float(), noise, sampler).half().cpu())
-    return torch.cat(made)
+            cond = vlm.encode(prompts, pixel_values=pixels).float()
+            made.append(generate_grid(dit, cond, noise, sampler).half().cpu())
+    order = torch.cat([ids for ids, _ in parts]).cpu()
+    return torch.cat(made)[order.argsort()]
+
+
+def caption_prompts(data: PackedAssets, bank: PromptBank, vlm: PromptEncoder, ids: Tensor, generator: torch.Generator):
+    """(tokens, no pictures) of a caption of each asset."""
+    row = ids * CAPTIONS + torch.randint(CAPTIONS, ids.shape, generator=generator, device=ids.device)
+    return bank.with_queries(bank.captions[0][row], bank.captions[1][row]), None
+
+
+def picture_prompts(data: PackedAssets, bank: PromptBank, vlm: PromptEncoder, ids: Tensor, generator: torch.Generator):
+    """(tokens, patches) of the edit that leads to each asset, or of its own picture to be kept as it is."""
+
+    def pick(n: int) -> Tensor:
+        return torch.randint(n, ids.shape, generator=generator, device=ids.device)
+
+    edit_of = torch.full((len(data),), -1, device=ids.device)
+    edit_of[bank.pair_target] = torch.arange(len(bank.pair_target), device=ids.device)
+    edit, phrase = edit_of[ids], pick(len(bank.unchanged[0]))
+    edited = edit >= 0
+    width = max(bank.edits[0].shape[1], bank.unchanged[0].shape[1])
+    texts = [F.pad(t, (0, width - t.shape[1]), value=vlm.config.pad_token_id) for t, _ in (bank.edits, bank.unchanged)]
+    tokens = torch.where(edited[:, None], texts[0][edit], texts[1][phrase])
+    lengths = torch.where(edited, bank.edits[1][edit], bank.unchanged[1][phrase])
+    source = torch.where(edited, bank.pair_source[edit], ids) if len(bank.pair_source) else ids
+    images = data.images(source, pick(data.views.shape[1]))
+    return bank.with_queries(tokens, lengths), vlm.patches(images)
 
 
 def write_grids(tokens: Tensor, out: Path) -> Path:
@@ -69,7 +104,7 @@ def main() -> None:
     config, out = read_yaml(__doc__)
     device = training_device()
     sampler = yaml.safe_load(Path(config["sampler"]).read_text())["grid_sampler"]["params"]
-    data = PackedAssets(config["data"], device)
+    data = PackedAssets(config["data"], device, views=config["views"])
     print(write_grids(make_grids(data, config["parts"], sampler, config["batch_size"], config["seed"], device), out))
 
 

@@ -21,7 +21,7 @@ from train.data import pack
 from train.data.packed import PackedAssets
 from train.eval.probe import Probe
 from train.flow_matching import ConditionSource
-from train.generated_grids import make_grids, read_grids, write_grids
+from train.generated_grids import make_grids, picture_prompts, read_grids, write_grids
 from train.grid_alignment import GridAlignmentStage
 from train.image_encoder import ImageEncoderStage, known_accuracy, known_cross_entropy
 from train.language_model import LanguageModelStage
@@ -126,7 +126,7 @@ class Runs:
         if not path.exists():
             parts = {k: str(self.trained("grid_alignment") / "model" / k) for k in ("prompt_encoder", "grid_dit")}
             parts["tokenizer"] = str(self.folder / "language_model" / "model" / "tokenizer.json")
-            data = PackedAssets(self.data, "cpu")
+            data = PackedAssets(self.data, "cpu", views=2)
             write_grids(make_grids(data, parts, {"steps": 2, "solver": "ab2"}, 4, 0, "cpu"), path.parent)
         return path
 
@@ -219,6 +219,21 @@ def test_flows_see_generated_grids(runs, name, tmp_path):
     assert all(any(torch.equal(row, known.float()) for known in tokens) for row in cond)
     with pytest.raises(ValueError, match="make them anew"):
         read_grids(runs.grids(), 99, "cpu")
+
+
+def test_assets_that_edits_lead_to_are_prompted_by_source_and_instruction(runs):
+    stage = runs.stage("grid_alignment", runs.folder / "unused")
+    data, bank, vlm = stage.data, stage.bank, stage.vlm
+    alone = next(i for i in range(len(data)) if i not in bank.pair_target.tolist())
+    ids = torch.tensor([int(bank.pair_target[0]), alone])
+    tokens, patches = picture_prompts(data, bank, vlm, ids, torch.Generator().manual_seed(0))
+    instruction = bank.edits[0][0][: bank.edits[1][0]]
+    assert torch.equal(tokens[0, : len(instruction)], instruction.long())
+    phrases = [row[:length].long() for row, length in zip(*bank.unchanged, strict=True)]
+    assert any(torch.equal(tokens[1, : len(phrase)], phrase) for phrase in phrases)
+    for asset, seen in zip((int(bank.pair_source[0]), alone), patches.chunk(2), strict=True):
+        views = (vlm.patches(data.images(torch.tensor([asset]), view)) for view in range(2))
+        assert any(torch.equal(seen, view) for view in views)
 
 
 class Interrupted(Exception):
