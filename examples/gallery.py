@@ -1,8 +1,8 @@
-"""Make the picture at the top of the README: eight prompts, seed 0, nothing selected.
+"""Make the pictures of the README: eight prompts, and four pictures with words; seed 0, nothing selected.
 
-    python examples/gallery.py [--weights gap3d-mini] [--out docs/images/gallery.png]
+    python examples/gallery.py [--weights gap3d-mini] [--out docs/images]
 
-Every tile is a render of the exported GLB, texture included: what a viewer shows.
+Every result is a render of the exported GLB, texture included: what a viewer shows.
 """
 
 import argparse
@@ -32,6 +32,7 @@ PROMPTS = (
     "a small red toy airplane", "a blue chair", "a yellow school bus", "a wooden treasure chest",
     "a white robot dog", "a teapot", "a tall lighthouse", "a green armchair",
 )
+EDITS = {"penguin": "make it green", "truck": "make it blue", "chair": "the same but yellow", "teapot": "make it red"}
 CELL, SAMPLES = 256, 3  # pixels per side of a tile, samples per side of a pixel
 MARGIN = 1.12  # side of a tile over the longer side of the object in it
 
@@ -68,23 +69,37 @@ def render_glb(path: Path, size: int = CELL, samples: int = SAMPLES) -> Image.Im
     return to_image(picture.clamp(0, 1)).resize((size, size), Image.Resampling.BOX)
 
 
+def picture_tile(name: str, size: int = CELL) -> Image.Image:
+    """An example picture on white."""
+    with Image.open(Path(__file__).parent / f"{name}.png") as image:
+        image = image.convert("RGBA").resize((size, size))
+    tile = Image.new("RGBA", image.size, "white")
+    tile.alpha_composite(image)
+    return tile.convert("RGB")
+
+
 def main() -> None:
-    """Generate, export, render, and lay the tiles out in two rows."""
+    """Generate, export, render, and lay the tiles out in rows of four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="gap3d-mini", help="name or folder (%(default)s)")
     parser.add_argument("--preset", default="standard", help="fast or standard (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/images/gallery.png"), help="PNG file (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (%(default)s)")
     options = parser.parse_args()
-    pipeline, tiles = Gap3DPipeline.from_pretrained(options.weights), []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, prompt in enumerate(PROMPTS):
-            path = Path(folder) / f"{number}.glb"
-            pipeline(prompt, seed=0, preset=options.preset).save(path)
-            tiles.append(render_glb(path))
+    pipeline = Gap3DPipeline.from_pretrained(options.weights)
+
+    def made(prompt: str, image: Path | None = None) -> Image.Image:
+        with tempfile.TemporaryDirectory() as folder:
+            pipeline(prompt, image, seed=0, preset=options.preset).save(path := Path(folder) / "made.glb")
             print("made:", prompt)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(tiles, PROMPTS, columns=4, cell=CELL).save(options.out, optimize=True)
-    print("written:", options.out)
+            return render_glb(path)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    gallery = contact_sheet([made(prompt) for prompt in PROMPTS], PROMPTS, columns=4, cell=CELL)
+    gallery.save(options.out / "gallery.png", optimize=True)
+    results = [made(words, Path(__file__).parent / f"{name}.png") for name, words in EDITS.items()]
+    pictures = [picture_tile(name) for name in EDITS]
+    edits = contact_sheet([*pictures, *results], [*("" for _ in pictures), *EDITS.values()], columns=4, cell=CELL)
+    edits.save(options.out / "edits.png", optimize=True)
 
 
 if __name__ == "__main__":
