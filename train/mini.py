@@ -3,8 +3,8 @@
     python -m train.mini [--gpus N] [--steps assets stages export] [--only STAGE ...] [overrides]
 
 The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done, on the GPU
-with the least to do; the SLAT flow takes all that are idle then. A stage that was interrupted goes on from its
-checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all stages
+with the least to do; grid alignment and the SLAT flow take all that are idle then. A stage that was interrupted goes on
+from its checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all stages
 (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to `runs/<stage>.log`.
 """
 
@@ -42,7 +42,7 @@ STAGES = {
     "language_model": Plan(),
     "structure_vae": Plan(load=1),
     "probe": Plan(load=1),
-    "grid_alignment": Plan(("image_encoder", "language_model")),
+    "grid_alignment": Plan(("image_encoder", "language_model"), wide=True),
     "structure_flow": Plan(("image_encoder", "structure_vae")),
     "slat_flow": Plan(("image_encoder", "slat_vae"), wide=True),
     "generated_grids": Plan(("grid_alignment",), load=1),
