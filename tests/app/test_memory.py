@@ -203,9 +203,9 @@ def test_the_mode_follows_the_card(tiny_weights, monkeypatch):
         Gap3DPipeline.from_pretrained(tiny_weights, memory="tiny")
 
 
-def test_sizes_are_those_of_the_networks(published_folders):
+def test_sizes_are_those_of_the_networks(releases):
     """On a graphics card: TRELLIS's in half precision, the encoders in single."""
-    several = [published_folders[name] for name in ("image", "text", "dinov2", "clip", "qwen", "gap3d")]
+    several = [releases[name] for name in ("image", "text", "dinov2", "clip", "qwen", "gap3d")]
     pipe = Gap3DPipeline.from_pretrained(several, device="cpu", dtype="float32").preload()
     for role, size in pipe.sizes().items():
         single, whole = memory.byte_size(pipe._parts[role]), role in ("image_encoder", "text_encoder")

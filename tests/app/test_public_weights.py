@@ -18,17 +18,8 @@ from gap3d_app.pipeline import Gap3DPipeline
 from tests.sources import published
 
 REPO = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("empty_hub_cache")
 STEPS = dict(grid_steps=2, structure_steps=3, slat_steps=3)
-
-
-@pytest.fixture(scope="module")
-def folders(published_folders) -> dict[str, Path]:
-    return published_folders
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -38,8 +29,8 @@ def picture() -> Image.Image:
     return image
 
 
-def test_a_picture_without_gap3d(folders, picture):
-    pipe = Gap3DPipeline.from_pretrained([folders["image"], folders["dinov2"]], device="cpu", dtype="float32")
+def test_a_picture_without_gap3d(releases, picture):
+    pipe = Gap3DPipeline.from_pretrained([releases["image"], releases["dinov2"]], device="cpu", dtype="float32")
     asset = pipe(image=picture, structure_steps=3, slat_steps=3)
     assert len(asset.mesh.faces) and asset.recipe["weights"]["name"] == "image"
     assert len(asset.recipe["weights"]["manifest_sha256"]) == 64
@@ -48,15 +39,15 @@ def test_a_picture_without_gap3d(folders, picture):
         pipe("a red chair")
 
 
-def test_without_the_image_encoder(folders, picture):
-    pipe = Gap3DPipeline.from_pretrained(folders["image"], device="cpu")
+def test_without_the_image_encoder(releases, picture):
+    pipe = Gap3DPipeline.from_pretrained(releases["image"], device="cpu")
     with pytest.raises(WeightsError, match="have no image_encoder; it would enable image prompts.*pull dinov2"):
         pipe(image=picture)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_words_and_pictures_through_gap3d(folders, picture, dtype):
-    several = [folders[name] for name in ("image", "dinov2", "qwen", "gap3d")]
+def test_words_and_pictures_through_gap3d(releases, picture, dtype):
+    several = [releases[name] for name in ("image", "dinov2", "qwen", "gap3d")]
     pipe = Gap3DPipeline.from_pretrained(several, device="cpu", dtype=dtype).preload()
     assert pipe.settings().grid_steps == 50
     for prompt, image in (("a red chair", None), ("make it blue", picture)):
@@ -64,11 +55,11 @@ def test_words_and_pictures_through_gap3d(folders, picture, dtype):
         assert len(pipe(prompt, image, **STEPS).mesh.faces)
 
 
-def test_the_grid_in_half_precision(folders):
+def test_the_grid_in_half_precision(releases):
     """The network computes in bfloat16, the state between its steps stays float32."""
     from gap3d_app.models.grid_sampling import draw_grid_noise, generate_grid, grid_sampler
 
-    several = [folders[name] for name in ("image", "qwen", "gap3d")]
+    several = [releases[name] for name in ("image", "qwen", "gap3d")]
     cond = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
     results = []
     for dtype in ("float32", "bfloat16"):
@@ -81,13 +72,13 @@ def test_the_grid_in_half_precision(folders):
     assert (narrow - exact).norm() < 0.05 * exact.norm()
 
 
-def test_an_encoder_of_another_family(folders, tmp_path, picture):
-    wide = shutil.copytree(folders["dinov2"], tmp_path / "wide")
+def test_an_encoder_of_another_family(releases, tmp_path, picture):
+    wide = shutil.copytree(releases["dinov2"], tmp_path / "wide")
     model = published.network("image_encoder", hidden_size=48, num_attention_heads=3)
     save_file(model.state_dict(), wide / "model.safetensors")
     config = json.loads((wide / "config.json").read_text()) | {"hidden_size": 48, "num_attention_heads": 3}
     (wide / "config.json").write_text(json.dumps(config))
-    pipe = Gap3DPipeline.from_pretrained([folders["image"], wide], device="cpu", dtype="float32")
+    pipe = Gap3DPipeline.from_pretrained([releases["image"], wide], device="cpu", dtype="float32")
     with pytest.raises(WeightsError, match="another family than the structure_flow: it gives 48 channels, 32 are exp"):
         pipe(image=picture, **STEPS)
 
@@ -98,13 +89,13 @@ def test_an_encoder_of_another_family(folders, tmp_path, picture):
     ({"config.json": '{"gen_vision_tower": "x"}', "model.safetensors": {"model.dit.a": torch.ones(2)}},
      "are no GAP3D checkpoint: they lack '"),
 ])
-def test_a_checkpoint_of_the_wrong_family(folders, tmp_path, files, words, capsys):
+def test_a_checkpoint_of_the_wrong_family(releases, tmp_path, files, words, capsys):
     """One sentence, from every door."""
     folder = tmp_path / "other"
     folder.mkdir()
     for name, content in files.items():
         save_file(content, folder / name) if isinstance(content, dict) else (folder / name).write_text(content)
-    names = [folders["image"], folders["qwen"], folder]
+    names = [releases["image"], releases["qwen"], folder]
     with pytest.raises(WeightsError, match=words):
         Gap3DPipeline.from_pretrained(names, device="cpu").preload()
     given = ["--weights", ",".join(map(str, names)), "--device", "cpu", "--quiet"]
@@ -113,9 +104,9 @@ def test_a_checkpoint_of_the_wrong_family(folders, tmp_path, files, words, capsy
     assert words in err and err.count("\n") == 1
 
 
-def test_command_line(folders, tmp_path, picture, capsys):
+def test_command_line(releases, tmp_path, picture, capsys):
     picture.save(tmp_path / "in.png")
-    out, names = tmp_path / "out.glb", f"{folders['image']},{folders['dinov2']}"
+    out, names = tmp_path / "out.glb", f"{releases['image']},{releases['dinov2']}"
     options = ["generate", "--image", str(tmp_path / "in.png"), "-o", str(out), "--quiet", "--device", "cpu"]
     steps = ["--structure-steps", "2", "--slat-steps", "2"]
     assert main([*options, *steps, "--weights", names]) == 0, capsys.readouterr().err
@@ -124,7 +115,7 @@ def test_command_line(folders, tmp_path, picture, capsys):
     for given, words in (
         ("trellis-image-large", "are not on this machine; get them (3.30 GB)"),
         ("trellis-image-large,nothing", "are not on this machine"),
-        (f"{folders['image']},nothing", "There is no weights folder 'nothing'"),
+        (f"{releases['image']},nothing", "There is no weights folder 'nothing'"),
     ):
         assert main([*options, "--weights", given]) == 2
         err = capsys.readouterr().err

@@ -19,8 +19,8 @@ STEPS = dict(structure_steps=3, slat_steps=3)
 
 
 @pytest.fixture(scope="module")
-def pipe(published_folders) -> Gap3DPipeline:
-    names = [published_folders[name] for name in ("image", "text", "dinov2", "clip")]
+def pipe(releases) -> Gap3DPipeline:
+    names = [releases[name] for name in ("image", "text", "dinov2", "clip")]
     return Gap3DPipeline.from_pretrained(names, device="cpu", dtype="float32")
 
 
@@ -67,16 +67,16 @@ def test_weights_without_the_decoder_say_so_before_they_sample(tiny_pipeline):
         next(run)
 
 
-def test_a_field_that_is_not_finite_is_reported(published_folders):
-    names = [published_folders[name] for name in ("image", "text", "clip")]
+def test_a_field_that_is_not_finite_is_reported(releases):
+    names = [releases[name] for name in ("image", "text", "clip")]
     broken = Gap3DPipeline.from_pretrained(names, device="cpu", dtype="float32")
     broken.part("slat_decoder_rf").out_layer.bias.fill_(float("nan"))
     with pytest.raises(GenerationError, match="radiance field came out with values that are not finite"):
         broken("a chair", formats=["npz"], **STEPS)
 
 
-def test_command_line(published_folders, tmp_path, capsys):
-    names = ",".join(str(published_folders[name]) for name in ("image", "text", "clip"))
+def test_command_line(releases, tmp_path, capsys):
+    names = ",".join(str(releases[name]) for name in ("image", "text", "clip"))
     out = tmp_path / "chair.npz"
     steps = ["--structure-steps", "2", "--slat-steps", "2", "--quiet", "--device", "cpu"]
     assert main(["generate", "a chair", "-o", str(out), "--weights", names, *steps]) == 0, capsys.readouterr().err

@@ -19,8 +19,8 @@ STEPS = dict(structure_steps=3, slat_steps=3)
 
 
 @pytest.fixture(scope="module")
-def folders(published_folders) -> list[Path]:
-    return [published_folders[name] for name in ("image", "text", "dinov2", "clip")]
+def folders(releases) -> list[Path]:
+    return [releases[name] for name in ("image", "text", "dinov2", "clip")]
 
 
 @pytest.fixture(scope="module")

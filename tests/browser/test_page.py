@@ -203,9 +203,9 @@ def test_the_page_is_up_before_the_model(browser, tiny_weights):
         one.context.close()
 
 
-def test_controls_follow_the_chosen_model(browser, tiny_weights, published_folders, tmp_path):
+def test_controls_follow_the_chosen_model(browser, tiny_weights, releases, tmp_path):
     """Words only for one of two models; the other one takes pictures, in the folded part several."""
-    several = [published_folders[name] for name in ("image", "dinov2")]
+    several = [releases[name] for name in ("image", "dinov2")]
     with serving(tiny_weights, several) as both:
         one = Visit(browser, both)
         page = one.page

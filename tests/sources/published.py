@@ -30,7 +30,7 @@ STEMS = {
 
 
 @pytest.fixture(scope="session")
-def published_folders(tmp_path_factory) -> dict[str, Path]:
+def releases(tmp_path_factory) -> dict[str, Path]:
     """A folder of every published kind, by the kind's name; do not change them."""
     root = tmp_path_factory.mktemp("published")
     found = {"image": image_pipeline(root / "image"), "text": text_pipeline(root / "text")}
@@ -38,6 +38,12 @@ def published_folders(tmp_path_factory) -> dict[str, Path]:
     found["qwen"] = qwen(root / "qwen")[0]
     found["gap3d"] = gap3d(root / "gap3d", found["qwen"])[0]
     return found
+
+
+@pytest.fixture
+def empty_hub_cache(tmp_path, monkeypatch):
+    """A cache of the Hugging Face libraries with nothing in it."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 def network(role: str, **changes: Any) -> nn.Module:

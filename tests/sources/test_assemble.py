@@ -15,18 +15,8 @@ from gap3d_app.sources.assemble import assemble, kind_of
 from gap3d_app.sources.names import is_assembled, split
 from tests.sources import published
 
+pytestmark = pytest.mark.usefixtures("empty_hub_cache")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folders(published_folders) -> dict[str, Path]:
-    return published_folders
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    """A cache of the Hugging Face libraries with nothing in it."""
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 def install(repo: str, folder: Path) -> Path:
@@ -44,12 +34,12 @@ def install(repo: str, folder: Path) -> Path:
     return target
 
 
-def test_kinds(folders):
-    assert {name: kind_of(folder) for name, folder in folders.items()} == {name: name for name in folders}
+def test_kinds(releases):
+    assert {name: kind_of(folder) for name, folder in releases.items()} == {name: name for name in releases}
 
 
-def test_image_pipeline_alone_names_what_is_missing(folders):
-    assembly = assemble(folders["image"])
+def test_image_pipeline_alone_names_what_is_missing(releases):
+    assembly = assemble(releases["image"])
     models = assembly.args["models"]
     assert set(models) == {
         "structure_decoder", "structure_flow", "slat_decoder_gs", "slat_decoder_rf", "slat_decoder_mesh", "slat_flow"
@@ -65,8 +55,8 @@ def test_image_pipeline_alone_names_what_is_missing(folders):
         assert loaded.keys() == expected.keys() and all(v.dtype == torch.float32 for v in loaded.values())
 
 
-def test_a_folder_without_some_of_its_models(folders, tmp_path):
-    folder = shutil.copytree(folders["image"], tmp_path / "image")
+def test_a_folder_without_some_of_its_models(releases, tmp_path):
+    folder = shutil.copytree(releases["image"], tmp_path / "image")
     (folder / "ckpts" / "slat_dec_gs.safetensors").unlink()
     (folder / "ckpts" / "slat_dec_rf.json").unlink()
     (folder / "ckpts" / "slat_flow_img.json").unlink()
@@ -78,8 +68,8 @@ def test_a_folder_without_some_of_its_models(folders, tmp_path):
         assemble(folder)
 
 
-def test_encoders_that_no_pipeline_file_names(folders, tmp_path):
-    folder = shutil.copytree(folders["image"], tmp_path / "image")
+def test_encoders_that_no_pipeline_file_names(releases, tmp_path):
+    folder = shutil.copytree(releases["image"], tmp_path / "image")
     sizes = dict(in_channels=1, latent_channels=8, channels=[8, 16], num_res_blocks=1, num_res_blocks_middle=1)
     made = build_model("SparseStructureEncoder", sizes)
     save_model(made, folder / catalog.ENCODERS["structure_encoder"])
@@ -89,8 +79,8 @@ def test_encoders_that_no_pipeline_file_names(folders, tmp_path):
     assert "slat_encoder" not in parts
 
 
-def test_everything_together(folders):
-    assembly = assemble([folders[name] for name in ("image", "text", "dinov2", "clip", "qwen", "gap3d")])
+def test_everything_together(releases):
+    assembly = assemble([releases[name] for name in ("image", "text", "dinov2", "clip", "qwen", "gap3d")])
     assert not assembly.missing
     args = assembly.args
     assert args["structure_sampler"]["params"]["cfg_strength"] == 5.0
@@ -104,26 +94,26 @@ def test_everything_together(folders):
     assert networks["text_encoder"](["a red chair", ""]).shape == (2, 12, 16)
 
 
-def test_decoders_of_another_repository(folders):
-    assert "weights pull trellis-image-large" in str(pytest.raises(WeightsError, assemble, folders["text"]).value)
-    given = assemble([folders["text"], folders["image"]])
+def test_decoders_of_another_repository(releases):
+    assert "weights pull trellis-image-large" in str(pytest.raises(WeightsError, assemble, releases["text"]).value)
+    given = assemble([releases["text"], releases["image"]])
     assert {"structure_decoder", "text_structure_flow", "structure_flow"} <= set(given.args["models"])
-    cached = install("microsoft/TRELLIS-image-large", folders["image"])
-    models = assemble(folders["text"]).args["models"]
+    cached = install("microsoft/TRELLIS-image-large", releases["image"])
+    models = assemble(releases["text"]).args["models"]
     assert models["structure_decoder"].files[0].is_relative_to(cached) and "structure_flow" in models
     entry = catalog.source("trellis-image-large")
     (cached / entry.files[-1]).unlink()  # no companion any more, but what is named is still there
     assert store.missing_files(entry) == [entry.files[-1]]
-    models = assemble(folders["text"]).args["models"]
+    models = assemble(releases["text"]).args["models"]
     assert models["structure_decoder"].files[0].is_relative_to(cached) and "structure_flow" not in models
 
 
-def test_companions_come_from_the_cache(folders):
+def test_companions_come_from_the_cache(releases):
     for repo, name in (("facebook/dinov2-with-registers-large", "dinov2"), ("openai/clip-vit-large-patch14", "clip")):
-        install(repo, folders[name])
-    assert "image_encoder" in assemble(folders["image"]).args["models"]
-    assert "text_encoder" not in assemble(folders["image"]).args["models"]
-    assert "text_encoder" in assemble([folders["image"], folders["text"]]).args["models"]
+        install(repo, releases[name])
+    assert "image_encoder" in assemble(releases["image"]).args["models"]
+    assert "text_encoder" not in assemble(releases["image"]).args["models"]
+    assert "text_encoder" in assemble([releases["image"], releases["text"]]).args["models"]
     assert kind_of(store.find("facebook/dinov2-with-registers-large")) == "dinov2"
 
 
@@ -146,47 +136,52 @@ def test_gap3d_reads_only_what_it_trained(tmp_path, newer, frozen):
 
 
 @pytest.mark.parametrize("ffn_dim", [64, 96])
-def test_sizes_of_the_transformer_come_from_its_tensors(folders, tmp_path, ffn_dim):
-    checkpoint, state = published.gap3d(tmp_path / "gap3d", folders["qwen"], ffn_dim)
-    dit = assemble([checkpoint, folders["image"]]).args["models"]["grid_dit"].load(CPU, torch.bfloat16)
+def test_sizes_of_the_transformer_come_from_its_tensors(releases, tmp_path, ffn_dim):
+    checkpoint, state = published.gap3d(tmp_path / "gap3d", releases["qwen"], ffn_dim)
+    dit = assemble([checkpoint, releases["image"]]).args["models"]["grid_dit"].load(CPU, torch.bfloat16)
     assert dit.config.ffn_dim == ffn_dim and dit.config.input_size == 4
     key = "model.layers.0.feed_forward.linear_1.weight"
     assert torch.equal(dit.state_dict()[key], state["model.dit." + key].bfloat16())
 
 
-def test_gap3d_alone_is_whole(folders):
-    parts = assemble([folders["gap3d"], folders["image"]]).args["models"]
+def test_gap3d_alone_is_whole(releases):
+    parts = assemble([releases["gap3d"], releases["image"]]).args["models"]
     assert {"prompt_encoder", "grid_dit", "image_encoder"} <= set(parts)
     assert parts["prompt_encoder"].load(CPU, None).state_dict()["model.layers.0.self_attn.q_proj.weight"].isnan().all()
 
 
-def test_gap3d_without_language_model_says_so(folders, tmp_path):
-    checkpoint, _ = published.gap3d(tmp_path / "small", folders["qwen"], frozen=False)
-    missing = assemble([checkpoint, folders["image"]]).missing
+def test_gap3d_without_language_model_says_so(releases, tmp_path):
+    checkpoint, _ = published.gap3d(tmp_path / "small", releases["qwen"], frozen=False)
+    missing = assemble([checkpoint, releases["image"]]).missing
     assert "weights pull qwen" in missing["prompt_encoder"] and "grid_dit" not in missing
 
 
 @pytest.mark.parametrize("config", [True, False])
-def test_torch_hub_names(folders, tmp_path, config):
+def test_torch_hub_names(releases, tmp_path, config):
     _, model = published.dinov2(tmp_path / "plain")
     hub = tmp_path / "hub"
     hub.mkdir()
     save_file(published.torch_hub_names(model.state_dict()), hub / "dinov2_vitl14_reg4.safetensors")
     if config:
         shutil.copy(tmp_path / "plain" / "config.json", hub)
-        loaded = assemble([folders["image"], hub]).args["models"]["image_encoder"].load(CPU, None)
+        loaded = assemble([releases["image"], hub]).args["models"]["image_encoder"].load(CPU, None)
         assert loaded.config == model.config
         for key, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[key], value)
     else:  # heads are of 64 channels without a config
         assert kind_of(hub) == "dinov2"
-        assert assemble([folders["image"], hub]).args["models"]["image_encoder"].load(CPU, None).config.side == 4
+        assert assemble([releases["image"], hub]).args["models"]["image_encoder"].load(CPU, None).config.side == 4
 
 
-def test_clip_equals_transformers(folders):
+def text_encoder(releases):
+    together = assemble([releases["image"], releases["text"], releases["clip"]])
+    return together.args["models"]["text_encoder"].load(CPU, None)
+
+
+def test_clip_equals_transformers(releases):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    ours = assemble([folders["image"], folders["text"], folders["clip"]]).args["models"]["text_encoder"].load(CPU, None)
+    ours = text_encoder(releases)
     sizes = published.CLIP_SIZES | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "projection_dim": 8}
     theirs = CLIPTextModel(CLIPTextConfig(**sizes, hidden_act="quick_gelu")).eval()
     own = {key.removeprefix("text_model."): value for key, value in ours.state_dict().items()}
@@ -197,8 +192,8 @@ def test_clip_equals_transformers(folders):
         torch.testing.assert_close(ours(input_ids=ids), theirs(input_ids=ids).last_hidden_state)
 
 
-def test_clip_pads_with_the_end_token(folders):
-    ours = assemble([folders["image"], folders["text"], folders["clip"]]).args["models"]["text_encoder"].load(CPU, None)
+def test_clip_pads_with_the_end_token(releases):
+    ours = text_encoder(releases)
     ids = ours.tokenize(["chair", "a chair " * 50])
     assert ids.shape == (2, 12) and (ids[0, -1] == 0).all() and ours.tokenizer.token_to_id("<|endoftext|>") == 0
 
@@ -214,13 +209,13 @@ def test_what_is_not_here(given, words):
         assemble(given)
 
 
-def test_wrong_folders(folders, tmp_path):
+def test_wrong_folders(releases, tmp_path):
     with pytest.raises(WeightsError, match="of one kind"):
-        assemble([folders["image"], shutil.copytree(folders["image"], tmp_path / "copy")])
+        assemble([releases["image"], shutil.copytree(releases["image"], tmp_path / "copy")])
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(WeightsError, match="kind 'bert'"):
-        assemble([folders["image"], tmp_path / "bert"])
+        assemble([releases["image"], tmp_path / "bert"])
     with pytest.raises(WeightsError, match="Name at least one"):
         assemble([])
     path = tmp_path / "copy" / "pipeline.json"
@@ -231,8 +226,8 @@ def test_wrong_folders(folders, tmp_path):
         assemble(tmp_path / "copy")
 
 
-def test_a_wrong_shape_is_named_with_both(folders, tmp_path):
-    folder = shutil.copytree(folders["image"], tmp_path / "image")
+def test_a_wrong_shape_is_named_with_both(releases, tmp_path):
+    folder = shutil.copytree(releases["image"], tmp_path / "image")
     file = folder / "ckpts" / "slat_flow_img.safetensors"
     state = load_file(file)
     state["out_layer.bias"] = state["out_layer.bias"][:3].clone()
@@ -241,16 +236,16 @@ def test_a_wrong_shape_is_named_with_both(folders, tmp_path):
         assemble(folder).args["models"]["slat_flow"].load(CPU, None)
 
 
-def test_the_fingerprint_follows_the_files(folders, tmp_path):
-    first = assemble(folders["image"]).fingerprint
-    folder = shutil.copytree(folders["image"], tmp_path / "image")
+def test_the_fingerprint_follows_the_files(releases, tmp_path):
+    first = assemble(releases["image"]).fingerprint
+    folder = shutil.copytree(releases["image"], tmp_path / "image")
     assert assemble(folder).fingerprint == first
     with (folder / "ckpts" / "slat_flow_img.safetensors").open("ab") as file:
         file.write(b" ")
     assert assemble(folder).fingerprint != first
 
 
-def test_which_names_are_assembled(folders, tiny_weights):
-    assert is_assembled(folders["image"]) and is_assembled([tiny_weights]) and is_assembled("trellis-text-base")
+def test_which_names_are_assembled(releases, tiny_weights):
+    assert is_assembled(releases["image"]) and is_assembled([tiny_weights]) and is_assembled("trellis-text-base")
     assert split("a,b") == ["a", "b"] and split("a") == "a"
     assert not is_assembled(tiny_weights) and not is_assembled("gap3d-mini") and not is_assembled("nobody/nothing")

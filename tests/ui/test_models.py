@@ -29,9 +29,9 @@ KEYS = ["tiny", "image+text+dinov2+clip", "image+dinov2"]
 
 
 @pytest.fixture(scope="module")
-def names(tiny_weights, published_folders) -> list[str]:
-    trellis = ",".join(str(published_folders[name]) for name in ("image", "text", "dinov2", "clip"))
-    picture = ",".join(str(published_folders[name]) for name in ("image", "dinov2"))
+def names(tiny_weights, releases) -> list[str]:
+    trellis = ",".join(str(releases[name]) for name in ("image", "text", "dinov2", "clip"))
+    picture = ",".join(str(releases[name]) for name in ("image", "dinov2"))
     return [str(tiny_weights), trellis, picture]
 
 
