@@ -12,7 +12,6 @@ by a picture and words that change nothing, the rest by a caption. Settings of t
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -62,21 +61,11 @@ def caption_prompts(data: PackedAssets, bank: PromptBank, vlm: PromptEncoder, id
 
 def picture_prompts(data: PackedAssets, bank: PromptBank, vlm: PromptEncoder, ids: Tensor, generator: torch.Generator):
     """(tokens, patches) of the edit that leads to each asset, or of its own picture to be kept as it is."""
-
-    def pick(n: int) -> Tensor:
-        return torch.randint(n, ids.shape, generator=generator, device=ids.device)
-
     edit_of = torch.full((len(data),), -1, device=ids.device)
     edit_of[bank.pair_target] = torch.arange(len(bank.pair_target), device=ids.device)
-    edit, phrase = edit_of[ids], pick(len(bank.unchanged[0]))
-    edited = edit >= 0
-    width = max(bank.edits[0].shape[1], bank.unchanged[0].shape[1])
-    texts = [F.pad(t, (0, width - t.shape[1]), value=vlm.config.pad_token_id) for t, _ in (bank.edits, bank.unchanged)]
-    tokens = torch.where(edited[:, None], texts[0][edit], texts[1][phrase])
-    lengths = torch.where(edited, bank.edits[1][edit], bank.unchanged[1][phrase])
-    source = torch.where(edited, bank.pair_source[edit], ids) if len(bank.pair_source) else ids
-    images = data.images(source, pick(data.views.shape[1]))
-    return bank.with_queries(tokens, lengths), vlm.patches(images)
+    tokens, lengths, source, _ = bank.beside_pictures(edit_of[ids], ids, generator)
+    view = torch.randint(data.views.shape[1], ids.shape, generator=generator, device=ids.device)
+    return bank.with_queries(tokens, lengths), vlm.patches(data.images(source, view))
 
 
 def write_grids(tokens: Tensor, out: Path) -> Path:

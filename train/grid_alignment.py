@@ -26,7 +26,8 @@ from train.image_encoder import augment
 from train.loop import Stage, read_config, run, training_device
 from train.samples import save_sheet
 
-KINDS = {"caption": 0.6, "edit": 0.3, "unchanged": 0.1}
+KINDS = {"caption": 0.45, "picture": 0.55}
+TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
 
 
 class GridAlignmentStage(Stage):
@@ -59,13 +60,14 @@ class GridAlignmentStage(Stage):
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Prompts of every kind and the target tokens of all of them, in the same order."""
-        return self._batch(self.data, self.bank, self.targets, batch_size, generator)
+        return self._batch(self.data, self.bank, self.targets, KINDS, batch_size, generator)
 
     def _batch(
-        self, data: PackedAssets, bank: PromptBank, tokens: Tensor, batch_size: int, generator: torch.Generator
-    ) -> dict:
+        self, data: PackedAssets, bank: PromptBank, tokens: Tensor, kinds: dict[str, float], batch_size: int,
+        generator: torch.Generator,
+    ) -> dict:  # fmt: skip
         prompts, targets = {}, []
-        for kind, share in KINDS.items():
+        for kind, share in kinds.items():
             count = max(1, round(share * batch_size))
             ids, lengths, source, target = bank.draw(kind, count, generator)
             pixels = None
@@ -93,7 +95,8 @@ class GridAlignmentStage(Stage):
     def draw(self, folder: Path, step: int) -> dict[str, float]:
         """Held-out mean patch cosine per kind of prompt (20 steps, guidance 3); grids beside their targets."""
         generator = torch.Generator(self.test.device).manual_seed(0)
-        batch = self._batch(self.test, self.test_bank, self.test_targets, min(256, 2 * len(self.test)), generator)
+        count = min(256, 2 * len(self.test))
+        batch = self._batch(self.test, self.test_bank, self.test_targets, TESTED, count, generator)
         cond = self._condition(batch["prompts"]).float()
         noise = torch.randn(batch["tokens"].shape, generator=generator, device=cond.device)
         noise = unpack_grid(noise, self.side, self.side)

@@ -3,10 +3,11 @@
     accelerate launch -m train.language_model --config train/configs/mini/language_model.yaml
 
 Teaches a Qwen2.5-VL-shaped model to read: the tokenizer is a byte-level BPE trained on the same texts. Prompts are in
-GAP3D's layout: a caption, a picture, or a picture and an edit instruction. Half of the samples go on with a description
-of the wanted asset, a fixed list of attributes. The other half go on with the queries, as in the app: two heads that
-are thrown away tell the wanted asset's voxels and its canonical view, coarsely, from their states alone. Words hold
-neither; and in the next stage, where all but the queries is frozen, what does not reach their states is lost.
+GAP3D's layout: a caption, or a picture and an instruction that edits it or leaves it as it is. Half of the samples go
+on with a description of the wanted asset, a fixed list of attributes. The other half go on with the queries, as in the
+app: two heads that are thrown away tell the wanted asset's voxels and its canonical view (colours, normals, depth),
+coarsely, from their states alone. Words hold neither; and in the next stage, where all but the queries is frozen, what
+does not reach their states is lost.
 """
 
 from pathlib import Path
@@ -26,15 +27,16 @@ from train.data.tokenizer import token_settings, train_tokenizer
 from train.image_encoder import ReadOut, augment, cells_of, occupancy_loss, per_patch
 from train.loop import Stage, read_config, run, training_device
 
-KINDS = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
-SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours
+KINDS = {"caption": 0.35, "picture": 0.65}
+TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
+SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours and 2x2 normals and depths
 
 
 class Part(NamedTuple):
     """The samples of one kind of prompt.
 
     ids, weight, pixels: prompts with descriptions, what each token counts, and the patches of their pictures.
-    asked, asked_pixels: prompts with queries, likewise; cells [B, 512, 64], view [B, 256, 48]: what these should tell.
+    asked, asked_pixels: prompts with queries, likewise; cells [B, 512, 64], view [B, 256, 64]: what these should tell.
     """
 
     ids: Tensor
@@ -55,8 +57,8 @@ class LanguageModelStage(Stage):
         self, model: dict, data: str, test: str, views: int, tokenizer: Path, vocabulary: int, device: str
     ):
         super().__init__()
-        self.data = PackedAssets(data, device, views=views)
-        self.test = PackedAssets(test, device, views=views)
+        self.data = PackedAssets(data, device, views=views, geometry=True)
+        self.test = PackedAssets(test, device, views=views, geometry=True)
         if not tokenizer.exists():
             tokenizer.parent.mkdir(parents=True, exist_ok=True)
             train_tokenizer(tokenizer_texts(self.data), vocabulary).save(str(tokenizer))
@@ -67,17 +69,19 @@ class LanguageModelStage(Stage):
         self.vlm = PromptEncoder.from_args(**{**model, "text_config": text, **ids})
         self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
         self.occupancy = ReadOut(text["hidden_size"])
-        self.view = ReadOut(text["hidden_size"], SIDE**2, 48)
+        self.view = ReadOut(text["hidden_size"], SIDE**2, 64)
         self.bank = PromptBank(self.data, self.vlm.tokenizer)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """One part per kind of prompt."""
-        return self._batch(self.data, self.bank, batch_size, generator)
+        return self._batch(self.data, self.bank, KINDS, batch_size, generator)
 
-    def _batch(self, data: PackedAssets, bank: PromptBank, batch_size: int, generator: torch.Generator) -> dict:
+    def _batch(
+        self, data: PackedAssets, bank: PromptBank, kinds: dict[str, float], batch_size: int, generator: torch.Generator
+    ) -> dict:
         parts = {}
-        for kind, share in KINDS.items():
+        for kind, share in kinds.items():
             count = max(2, round(share * batch_size))
             ids, lengths, source, target = bank.draw(kind, count, generator)
             pixels = asked_pixels = None
@@ -89,13 +93,14 @@ class LanguageModelStage(Stage):
             told = bank.with_answers(ids[:half], lengths[:half], target[:half])
             asked = bank.with_queries(ids[half:], lengths[half:])
             wanted = target[half:]
-            cells, view = cells_of(data.occupancy(wanted)), per_patch(data.images(wanted, 0), SIDE, 4)
-            parts[kind] = Part(*told, pixels, asked, asked_pixels, cells, view)
+            geometry = data.normals[wanted, 0].permute(0, 3, 1, 2).float() / 127
+            view = torch.cat([per_patch(data.images(wanted, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
+            parts[kind] = Part(*told, pixels, asked, asked_pixels, cells_of(data.occupancy(wanted)), view)
         return parts
 
     def forward(self, batch: dict[str, Part]) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted losses; metrics per kind: description tokens predicted right, IoU of voxels, error of the view."""
-        loss, metrics = 0.0, {}
+        loss, metrics, total = 0.0, {}, sum(len(part.asked) for part in batch.values())
         for kind, part in batch.items():
             logits = self.vlm.lm_logits(part.ids, part.pixels)[:, :-1].float()
             target, w = part.ids[:, 1:], part.weight[:, 1:]
@@ -103,7 +108,7 @@ class LanguageModelStage(Stage):
             latents = self.vlm.encode(part.asked, pixel_values=part.asked_pixels)
             shape, metrics[f"iou_{kind}"] = occupancy_loss(self.occupancy(latents).float(), part.cells)
             view = F.l1_loss(self.view(latents).float(), part.view)
-            loss = loss + KINDS[kind] * ((ce * w).sum() / w.sum() + shape + 4 * view)
+            loss = loss + len(part.asked) / total * ((ce * w).sum() / w.sum() + 4 * shape + 4 * view)
             right = ((logits.detach().argmax(-1) == target) & (w == 1)).sum()
             metrics[f"right_{kind}"], metrics[f"view_{kind}"] = right / (w == 1).sum(), view.detach()
         return loss, metrics
@@ -111,7 +116,7 @@ class LanguageModelStage(Stage):
     def draw(self, folder: Path, step: int) -> dict[str, float]:
         """The held-out metrics of `forward`; some descriptions, right and as predicted."""
         generator = torch.Generator(self.test.device).manual_seed(0)
-        batch = self._batch(self.test, self.test_bank, min(512, 2 * len(self.test)), generator)
+        batch = self._batch(self.test, self.test_bank, TESTED, min(512, 2 * len(self.test)), generator)
         _, metrics = self.forward(batch)
         lines = []
         for kind, (ids, weight, pixels, *_) in batch.items():

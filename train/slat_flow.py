@@ -48,7 +48,9 @@ class SLatFlowStage(Stage):
         latents = [self._encode(encoder, self.data, maps) for maps in self.maps]
         self.mean, self.std = latents[0].mean(0), latents[0].std(0).clamp(min=1e-4)
         self.latents = torch.stack([((part - self.mean) / self.std).half() for part in latents])
-        test = self._encode(encoder, self.test, own[: len(self.test)])
+        true_colors = color_maps(len(self.test), torch.Generator(device).manual_seed(0), 0.0)[0]
+        self.test_maps = true_colors[None]
+        test = self._encode(encoder, self.test, true_colors)
         self.test_latents = ((test - self.mean) / self.std)[None]
         self.data.forget_surface()
         self.test.forget_surface()
@@ -97,7 +99,7 @@ class SLatFlowStage(Stage):
         """Held-out velocity error in true colours; assets sampled on their true voxels, beside their picture."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         ids = self.test.draw(min(64, len(self.test)), generator, self.max_voxels)
-        batch = self._batch(self.test, self.test_latents, self.maps, ids, torch.zeros_like(ids), generator)
+        batch = self._batch(self.test, self.test_latents, self.test_maps, ids, torch.zeros_like(ids), generator)
         if self._decoder:
             self._draw_samples(folder, step, generator)
         return {"test_loss": float(self.forward(batch)[0])}

@@ -227,9 +227,10 @@ def test_assets_that_edits_lead_to_are_prompted_by_source_and_instruction(runs):
     alone = next(i for i in range(len(data)) if i not in bank.pair_target.tolist())
     ids = torch.tensor([int(bank.pair_target[0]), alone])
     tokens, patches = picture_prompts(data, bank, vlm, ids, torch.Generator().manual_seed(0))
-    instruction = bank.edits[0][0][: bank.edits[1][0]]
+    instruction = bank.pictured[0][0][: bank.pictured[1][0]]
     assert torch.equal(tokens[0, : len(instruction)], instruction.long())
-    phrases = [row[:length].long() for row, length in zip(*bank.unchanged, strict=True)]
+    unchanged = (part[len(bank.pair_source) :] for part in bank.pictured)
+    phrases = [row[:length].long() for row, length in zip(*unchanged, strict=True)]
     assert any(torch.equal(tokens[1, : len(phrase)], phrase) for phrase in phrases)
     for asset, seen in zip((int(bank.pair_source[0]), alone), patches.chunk(2), strict=True):
         views = (vlm.patches(data.images(torch.tensor([asset]), view)) for view in range(2))

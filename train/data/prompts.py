@@ -16,6 +16,10 @@ from train.data.packed import PackedAssets
 UNCHANGED = ("the same", "exactly this", "keep everything", "no changes", "just like the picture", "this one")
 
 
+EDITS = 0.7
+"""Share of the edits among prompts with pictures."""
+
+
 def describe(spec: dict) -> str:
     """What the language model learns to answer: the attributes of an asset in a fixed order.
 
@@ -40,8 +44,8 @@ def pad_rows(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 class PromptBank:
     """Prompts of a data set.
 
-    captions: rows `asset * per_asset + k`; edits: one row per pair; unchanged: one row per phrase;
-    descriptions: one row per asset.
+    captions: rows `asset * per_asset + k`; pictured, which stand beside a picture: an instruction per pair, then the
+    phrases that change nothing; descriptions: one row per asset.
     """
 
     def __init__(self, data: PackedAssets, tokenizer: PromptTokenizer, per_asset: int = 6):
@@ -52,9 +56,8 @@ class PromptBank:
         self._cache: dict[tuple[str, bool], list[int]] = {}
         captions = [self._ids(c[k % len(c)], False) for c in data.captions for k in range(per_asset)]
         self.captions = self._to_device(pad_rows(captions, pad))
-        edits = [self._ids(p["instruction"], True) for p in data.pairs]
-        self.edits = self._to_device(pad_rows(edits or [[pad]], pad))
-        self.unchanged = self._to_device(pad_rows([self._ids(t, True) for t in UNCHANGED], pad))
+        pictured = [self._ids(text, True) for text in (*(p["instruction"] for p in data.pairs), *UNCHANGED)]
+        self.pictured = self._to_device(pad_rows(pictured, pad))
         answers = [tokenizer.ids([describe(s), Special(IM_END)]) for s in data.specs]
         self.descriptions = self._to_device(pad_rows(answers, pad))
         self.pair_source = torch.tensor([p["source"] for p in data.pairs], device=self.device)
@@ -70,7 +73,10 @@ class PromptBank:
         return rows[0].to(self.device), rows[1].to(self.device)
 
     def draw(self, kind: str, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(ids [B, T], lengths [B], source assets [B], target assets [B]) of random prompts of one kind."""
+        """(ids [B, T], lengths [B], source assets [B], target assets [B]) of random prompts of one kind.
+
+        Kinds: "caption", "edit", "unchanged", and "picture", of which `EDITS` are edits and the others unchanged.
+        """
 
         def pick(n: int) -> Tensor:
             return torch.randint(n, (count,), generator=generator, device=self.device)
@@ -79,11 +85,23 @@ class PromptBank:
             row = pick(len(self.captions[0]))
             asset = row // self.per_asset
             return self.captions[0][row], self.captions[1][row], asset, asset
-        if kind == "edit":
-            pair = row = pick(len(self.edits[0]))
-            return self.edits[0][row], self.edits[1][row], self.pair_source[pair], self.pair_target[pair]
-        row, asset = pick(len(self.unchanged[0])), pick(len(self.descriptions[0]))
-        return self.unchanged[0][row], self.unchanged[1][row], asset, asset
+        share = {"edit": 1.0, "picture": EDITS, "unchanged": 0.0}[kind] if len(self.pair_source) else 0.0
+        edited = torch.rand(count, generator=generator, device=self.device) < share
+        pair, asset = pick(max(1, len(self.pair_source))), pick(len(self.descriptions[0]))
+        return self.beside_pictures(torch.where(edited, pair, -1), asset, generator)
+
+    def beside_pictures(
+        self, pair: Tensor, asset: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Like `draw`: the edits `pair` [B], or where it is -1 a phrase that leaves `asset` [B] as it is."""
+        phrase = torch.randint(len(UNCHANGED), pair.shape, generator=generator, device=self.device)
+        edited = pair >= 0
+        row = torch.where(edited, pair, len(self.pair_source) + phrase)
+        source, target = asset, asset
+        if len(self.pair_source):
+            source = torch.where(edited, self.pair_source[pair], asset)
+            target = torch.where(edited, self.pair_target[pair], asset)
+        return self.pictured[0][row], self.pictured[1][row], source, target
 
     def with_queries(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Append the start id and the query slots right behind each prompt: [B, T + 1 + n_query] int64."""
