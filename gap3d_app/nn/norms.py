@@ -24,8 +24,9 @@ class LayerNorm32(nn.LayerNorm):
         super().__init__(channels, eps=eps, elementwise_affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return super().forward(x)
+        if x.dtype == torch.float32 or (x.is_cuda and self.weight is None):
+            # CUDA's kernel adds up in float32 and rounds once whatever the dtype; the way back is for autocast.
+            return super().forward(x).to(x.dtype)
         return super().forward(x.float()).to(x.dtype)
 
 
