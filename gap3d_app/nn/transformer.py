@@ -132,9 +132,16 @@ def advance(
     mod: Tensor,
     contexts: list[Tensor | PreparedContext],
     segments: Segments | None = None,
+    alike: bool = False,
 ) -> Tensor:
-    """One block with its modulation ready; a function, so that one compilation of it serves all blocks."""
-    return block.beyond(block.within(x, mod, segments), mod, contexts, segments)
+    """One block with its modulation ready; a function, so that one compilation of it serves all blocks.
+
+    With `alike`, x [B, N, C] enters under every one of the contexts, and the result has as many times the batch.
+    """
+    x = block.within(x, mod, segments)
+    if alike:
+        x = x.repeat(len(contexts), 1, 1)
+    return block.beyond(x, mod, contexts, segments)
 
 
 def run_blocks(
@@ -156,7 +163,7 @@ def run_blocks(
         conditions: for every condition one prepared context per block.
         leave: what follows the last block.
         together: all conditions in one batch, for dense tokens; by default away from the processor, where larger
-            products are worth more than the first self-attention, which is the same for all conditions.
+            products are faster.
         advance: what takes a block, such as a compiled form of the function of that name.
 
     Returns:
@@ -186,11 +193,13 @@ def _run_together(
     leave: Callable[[Tensor], Result],
     advance: Advance,
 ) -> list[Result]:
-    """`run_blocks` with the conditions one after the other in the batch."""
-    count = len(conditions)
-    h = x.repeat(count, 1, 1)
-    for block, mod, *contexts in zip(blocks, mods, *conditions, strict=True):
-        h = advance(block, h, mod if mod.shape[0] == 1 else mod.repeat(count, 1), contexts)
+    """`run_blocks` with the conditions one after the other in the batch, from the first cross-attention on."""
+    count, h = len(conditions), x
+    for index, (block, mod, *contexts) in enumerate(zip(blocks, mods, *conditions, strict=True)):
+        alike = index == 0 and count > 1 and mod.shape[0] == 1
+        if index == 0 and not alike:
+            h = h.repeat(count, 1, 1)
+        h = advance(block, h, mod if mod.shape[0] == 1 else mod.repeat(count, 1), contexts, None, alike)
     return [leave(part) for part in h.chunk(count)]
 
 

@@ -25,9 +25,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_conditions_in_one_batch() -> None:
+@pytest.mark.parametrize("times", [[800.0, 300.0], [800.0]])
+def test_conditions_in_one_batch(times: list[float]) -> None:
+    """With one time for all samples, the first self-attention is made once for all conditions."""
     flow = structure_flow(True)
-    x, t, cond = torch.randn(2, 8, 4, 4, 4), torch.tensor([[800.0, 300.0]]), torch.randn(2, 7, 24)
+    x, t, cond = torch.randn(2, 8, 4, 4, 4), torch.tensor([times]), torch.randn(2, 7, 24)
     (steps,) = flow.prepare([cond, torch.zeros_like(cond), 2 * cond], t)
     h, contexts = flow._embed(x), [step.contexts for step in steps]
     apart, together = (
