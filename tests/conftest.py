@@ -8,6 +8,7 @@ import pytest
 
 import gap3d_app  # noqa: F401  before torch, because it says how torch's threads wait
 from tests.sources.published import empty_hub_cache, releases  # noqa: F401
+from tests.varlen import varlen_on_cpu  # noqa: F401
 
 REPO = Path(__file__).resolve().parent.parent
 

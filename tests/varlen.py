@@ -1,4 +1,4 @@
-"""Stands for what exists on CUDA only."""
+"""Stands for the variable-length attention that torch has on CUDA only."""
 
 import pytest
 import torch

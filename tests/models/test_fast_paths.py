@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from gap3d_app.flow.sampler import FlowSampler
+from gap3d_app.models import slat_vae
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.models.structure_flow import SparseStructureFlowModel
+from gap3d_app.nn import attention
 from gap3d_app.nn.activations import TanhGELU
+from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.norms import SparseGroupNorm32
 from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
@@ -160,3 +163,28 @@ def test_group_norm_along_the_rows() -> None:
     norm.bias.normal_()
     x = 3 * torch.randn(2, 500, 24) + 2 * torch.randn(24) + 5
     torch.testing.assert_close(norm._by_rows(x), norm._by_kernel(x), rtol=1e-5, atol=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["swin", "windowed", "full"])
+def test_rows_in_the_order_of_windows(mode: str, varlen_on_cpu, monkeypatch) -> None:
+    """The trunk of the decoders on rows that are sorted before a block, not in its attention."""
+    torch.manual_seed(0)
+    model = slat_vae.SLatEncoder.from_args(
+        resolution=8, in_channels=5, model_channels=32, num_blocks=4, num_heads=2, attn_mode=mode, window_size=4
+    )
+    x = SparseTensor(torch.randn(150, 5), voxels([90, 60]))
+    slow = model.trunk(x).feats
+    for where in (slat_vae, attention):
+        monkeypatch.setattr(where, "packed_kernel_fits", lambda q: True)
+    torch.testing.assert_close(model.trunk(x).feats, slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_layer_norm_of_half_precision() -> None:
+    """A plain norm needs no copy in float32 on CUDA: its kernel adds up in float32."""
+    x = (torch.randn(70, 96, device="cuda") * 3 + 5).half()
+    norm = LayerNorm32(96).cuda()
+    assert norm(x).dtype == torch.float16
+    torch.testing.assert_close(norm(x), norm(x.float()).half(), rtol=1e-3, atol=1e-6)
