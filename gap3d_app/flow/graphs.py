@@ -32,7 +32,14 @@ class GraphedFlow:
         self.model = model
         self._seen: dict[int, Any] = {}
         self._records: dict[int, _Record] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Let the records and their memory go."""
+        self._seen.clear()
+        self._records.clear()
         # All records work in the same memory: they are replayed one after the other, and results are copied out.
+        # A new place every time, because the former one cannot be used again once it has lost its last record.
         self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
 
     @property

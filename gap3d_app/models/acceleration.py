@@ -19,27 +19,34 @@ from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.attention_kernels import fastest_kernel
 
 
-def accelerated(flow: nn.Module, tokens: int, cond_tokens: int, graphs: bool = True) -> Any:
+def accelerated(
+    flow: nn.Module, tokens: int, cond_tokens: int, graphs: bool = True, compile_blocks: bool = True
+) -> Any:
     """`flow`, changed in place to compute faster, behind recorded steps if `graphs`.
 
     Args:
         flow: a `GridDiT`, `SparseStructureFlowModel` or `SLatFlowModel` that stays in its dtype and on its device.
         tokens: N, about the length of its sequence, for the choice of kernels.
         cond_tokens: M, length of its condition.
+        graphs: record steps.
+        compile_blocks: compile the blocks, which takes tens of seconds at their first step.
     """
     choose_kernels(flow, tokens, cond_tokens)
     if isinstance(flow, GridDiT):
         for block in flow.blocks():
             block.stack()
-    # A structured latent has another length for every asset; the other sequences never change.
-    flow.advance = compiled(type(flow).advance, 1 if isinstance(flow, SLatFlowModel) else None)
+    if compile_blocks:
+        # A structured latent has another length for every asset; the other sequences never change.
+        flow.advance = compiled(type(flow).advance, 1 if isinstance(flow, SLatFlowModel) else None)
     return GraphedFlow(flow) if graphs else flow
 
 
 def plain(flow: nn.Module) -> nn.Module:
-    """Undo the compilation of `accelerated`."""
-    if "advance" in vars(flow):
-        del flow.advance
+    """Undo `accelerated` but for the choice of kernels: no compiled blocks, no joined products."""
+    vars(flow).pop("advance", None)
+    if isinstance(flow, GridDiT):
+        for block in flow.blocks():
+            block.unstack()
     return flow
 
 

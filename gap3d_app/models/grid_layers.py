@@ -179,6 +179,10 @@ class GridBlock(nn.Module):
         self.attn1.stack()
         self.feed_forward.stack()
 
+    def unstack(self) -> None:
+        """Undo `stack`, so that the weights may move; what was joined goes when the last of them has."""
+        self.attn1.stacked = self.feed_forward.stacked = None
+
     def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
         """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
         scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
