@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,6 +33,9 @@ from gap3d_app.sources.names import Names, is_assembled, split
 from gap3d_app.stages import Run, Steps
 from gap3d_app.values import Mesh
 
+if TYPE_CHECKING:
+    from gap3d_app.models.fast_flow import FastFlow
+
 STAGES = ("prompt", "grid", "structure", "slat", "decode", "mesh", "asset")
 """Names of the stages in the order in which they run."""
 
@@ -41,6 +44,12 @@ SMALL_BATCHES = {"structure": 8, "slat": 2, "mesh": 1}
 BATCH_OF = dict(prompt="structure", grid="structure", structure="structure", slat="slat", decode="mesh", mesh="mesh",
                 asset="mesh")
 """Which of these numbers holds for a stage."""
+
+FLOWS = ("grid_dit", "structure_flow", "slat_flow", "text_structure_flow", "text_slat_flow")
+"""Roles of the networks that take steps."""
+
+WORTH_COMPILING = 100_000_000
+"""Bytes of a flow network from which on compilation gains anything: those of gap3d-mini are far below."""
 
 LOWERED = (
     "Memory ran out at the stage {stage}, so the run went on in {mode} mode, which takes longer; it stays in this mode."
@@ -97,6 +106,7 @@ class Gap3DPipeline:
         device: where the models are.
         dtype: floating-point type of the large matrix products.
         memory: where the networks are, see `memory.Residency`.
+        compile: whether large flow networks are compiled at their first run, where they are resident on CUDA.
     """
 
     def __init__(
@@ -105,13 +115,15 @@ class Gap3DPipeline:
         self.name, self.folder, self.args, self.weights_hash = folder.resolve().name, folder, args, weights_hash
         self.device, self.dtype = device, dtype
         self.presets = presets(args)
-        self.memory = Residency(device)
+        self.memory, self.compile = Residency(device), False
         self._parts: dict[str, nn.Module] = {}
+        self._fast: dict[str, FastFlow] = {}
 
     @classmethod
     def from_pretrained(
-        cls, name_or_dir: Names = "gap3d-mini", device: str = "auto", dtype: Any = "auto", memory: str = "auto"
-    ) -> Gap3DPipeline:
+        cls, name_or_dir: Names = "gap3d-mini", device: str = "auto", dtype: Any = "auto", memory: str = "auto",
+        compile: bool = False,
+    ) -> Gap3DPipeline:  # fmt: skip
         """Check the weights; networks are loaded when a run first needs them, or by `preload`.
 
         Args:
@@ -122,6 +134,8 @@ class Gap3DPipeline:
             dtype: "auto" (bfloat16 where the hardware multiplies it fast, else float32), or a torch dtype.
             memory: the mode: "auto" (resident, unless the graphics card has too little free memory),
                 or one of `modes.MODES`.
+            compile: compile full-size flow networks for the graphics card: the first run takes a minute or so
+                longer, every other one a third less time. Without effect elsewhere, and in low-vram mode.
 
         Raises:
             WeightsError: a file is missing, truncated or altered; the message names it with both sha256.
@@ -142,6 +156,7 @@ class Gap3DPipeline:
             weights_hash = hub.verify(folder)
             pipeline = cls(folder, hub.read_pipeline(folder), weights_hash, device, _fast_dtype(device, dtype))
         pipeline.memory = Residency(device, choose(memory, device, pipeline.sizes))
+        pipeline.compile = compile
         return pipeline
 
     def preload(self) -> Gap3DPipeline:
@@ -159,7 +174,10 @@ class Gap3DPipeline:
 
     def sizes(self) -> dict[str, int]:
         """About the bytes of every network on a graphics card, by its role."""
-        return {role: _size(self.folder, source) for role, source in self.args["models"].items()}
+        return {role: self._size_of(role) for role in self.args["models"]}
+
+    def _size_of(self, role: str) -> int:
+        return _size(self.folder, self.args["models"][role])
 
     def settings(self, prompt: Prompt | None = None, **raw: Any) -> Settings:
         """`Settings.validated` with this pipeline's presets; those of TRELLIS's text models for a prompt of theirs."""
@@ -299,8 +317,12 @@ class Gap3DPipeline:
                 if not memory.is_out_of_memory(error):
                     raise
             finally:
+                for flow in self._fast.values():
+                    flow.rest()
                 self.memory.send_home()
             # Outside of the handler, because the error holds what its functions had on the device.
+            while self._fast:
+                self._fast.popitem()[1].undo()
             if not self.memory.lower(self._parts):
                 raise memory.shortage(stage, self.device, self._largest())
             for run in runs:
@@ -324,11 +346,30 @@ class Gap3DPipeline:
             raise TypeError("give settings or single settings by name, not both")
         return settings or self.settings(prompt, **raw)
 
-    def part(self, name: str) -> nn.Module:
-        """A network by its role, on the device until the stage at work ends; loaded on first use."""
+    def part(self, name: str) -> Any:
+        """A network by its role, on the device until the stage at work ends; loaded on first use.
+
+        Where networks are resident on CUDA, a flow network comes as a `FastFlow`.
+        """
         network = self._loaded(name)
         self.memory.bring(name, network)
-        return network
+        if name not in FLOWS or self.memory.mode != RESIDENT or not takes_fast_flows(self.device):
+            return network
+        if name not in self._fast:
+            from gap3d_app.models.fast_flow import FastFlow
+
+            self._fast[name] = FastFlow(network, self.compile and memory.byte_size(network) >= WORTH_COMPILING)
+        return self._fast[name]
+
+    def will_compile(self, roles: Collection[str]) -> bool:
+        """Whether the next run compiles one of these networks first, as far as is known before it is loaded."""
+        if not self.compile or self.memory.mode != RESIDENT or not takes_fast_flows(self.device):
+            return False
+        return any(
+            self._fast[role].compile_blocks and not self._fast[role].ready if role in self._fast
+            else self._size_of(role) >= WORTH_COMPILING
+            for role in roles if role in FLOWS and role in self.args["models"]
+        )  # fmt: skip
 
     def _loaded(self, name: str) -> nn.Module:
         if name not in self._parts:
@@ -348,6 +389,11 @@ class Gap3DPipeline:
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
             self._parts[name] = model.requires_grad_(False)
         return self._parts[name]
+
+
+def takes_fast_flows(device: torch.device) -> bool:
+    """Whether steps are recorded on a device: torch records on the current CUDA device only."""
+    return device.type == "cuda" and device.index in (None, torch.cuda.current_device())
 
 
 def _size(folder: Path, source: Any) -> int:

@@ -42,7 +42,7 @@ class Networks(Protocol):
     args: dict[str, Any]
     device: torch.device
 
-    def part(self, name: str) -> nn.Module: ...
+    def part(self, name: str) -> Any: ...
 
 
 @dataclass

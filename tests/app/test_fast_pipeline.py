@@ -1,0 +1,128 @@
+"""Recorded and compiled flows inside of a pipeline: when they are used, and what becomes of them."""
+
+import pytest
+import torch
+
+from gap3d_app import pipeline as pipelines
+from gap3d_app import stages
+from gap3d_app.errors import Cancelled
+from gap3d_app.models import acceleration
+from gap3d_app.models.fast_flow import FastFlow
+from gap3d_app.modes import LOW_VRAM, RESIDENT
+from gap3d_app.pipeline import Gap3DPipeline
+
+FAST = dict(preset="fast")
+FLOWS = {"grid_dit", "structure_flow", "slat_flow"}
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture
+def on_cpu(monkeypatch) -> list[str]:
+    """Fast flows on the processor, as if compiled; gives the blocks that were called so."""
+    calls = []
+
+    def noted(advance, any_length=None):
+        def call(block, *rest):
+            calls.append(type(block).__name__)
+            return advance(block, *rest)
+
+        return call
+
+    monkeypatch.setattr(acceleration, "compiled", noted)
+    monkeypatch.setattr(pipelines, "takes_fast_flows", lambda device: True)
+    monkeypatch.setattr(pipelines, "WORTH_COMPILING", 1000)
+    return calls
+
+
+def loaded(weights, memory: str = RESIDENT, compile: bool = True, device: str = "cpu") -> Gap3DPipeline:
+    return Gap3DPipeline.from_pretrained(weights, device=device, dtype="float32", memory=memory, compile=compile)
+
+
+def test_the_processor_keeps_the_plain_networks(tiny_weights):
+    pipe = loaded(tiny_weights)
+    pipe("a red chair", **FAST)
+    assert not pipe._fast and not pipe.will_compile(FLOWS)
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_resident_networks_take_the_fast_way(on_cpu, tiny_weights, tiny_pipeline, compile):
+    pipe = loaded(tiny_weights, compile=compile)
+    assert pipe.will_compile(FLOWS) is compile and not pipe.will_compile({"image_encoder"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "takes_fast_flows", lambda device: False)
+        slow = tiny_pipeline("a red chair", **FAST)
+    for _ in range(2):
+        quick = pipe("a red chair", **FAST)
+        assert torch.allclose(quick.slat.tensor.feats, slow.slat.tensor.feats, atol=1e-4)
+        assert torch.equal(quick.occupancy.coords, slow.occupancy.coords) and not quick.warnings
+    assert set(pipe._fast) == FLOWS and bool(on_cpu) is compile and not pipe.will_compile(FLOWS)
+
+
+def test_small_networks_are_recorded_only(on_cpu, tiny_weights, monkeypatch):
+    monkeypatch.setattr(pipelines, "WORTH_COMPILING", 100_000_000)
+    pipe = loaded(tiny_weights)
+    pipe("a red chair", **FAST)
+    assert set(pipe._fast) == FLOWS and not on_cpu
+
+
+def test_networks_that_move_stay_plain(on_cpu, tiny_weights):
+    pipe = loaded(tiny_weights, LOW_VRAM)
+    pipe("a red chair", **FAST)
+    assert not pipe._fast and not on_cpu and not pipe.will_compile(FLOWS)
+
+
+@pytest.mark.parametrize("stage", ["grid", "slat"])
+def test_out_of_memory_undoes_them(on_cpu, tiny_weights, tiny_pipeline, monkeypatch, stage):
+    """Their memory is free before the stage begins again in the lower mode, with plain networks."""
+    whole, calls = getattr(stages, f"{stage}_stage"), []
+
+    def step(networks, runs):
+        calls.append(dict(networks._fast))
+        for number, event in enumerate(whole(networks, runs)):
+            if len(calls) == 1 and number == 1:
+                calls.append(dict(networks._fast))
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            yield event
+
+    monkeypatch.setattr(stages, f"{stage}_stage", step)
+    pipe = loaded(tiny_weights)
+    asset = pipe("a red chair", **FAST)
+    before, after = calls[1], calls[2]
+    assert before and not after and not pipe._fast and pipe.memory.mode == LOW_VRAM and len(asset.warnings) == 1
+    for fast in before.values():
+        assert fast.steps is None and "advance" not in vars(fast.flow)
+    assert pipe._parts["grid_dit"].blocks()[0].attn1.stacked is None
+    monkeypatch.undo()
+    assert torch.allclose(asset.mesh.vertices, tiny_pipeline("a red chair", **FAST).mesh.vertices, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["grid", "structure", "slat"])
+def test_cancelling_stops_within_a_step(on_cpu, tiny_weights, stage):
+    pipe, seen = loaded(tiny_weights), []
+    with pytest.raises(Cancelled):
+        for event in pipe.stages("a chair", settings=pipe.settings(**FAST), cancel=lambda: bool(seen)):
+            if event.stage == stage:
+                seen.append(event.step)
+    assert seen == [1]
+    assert len(pipe("a chair", **FAST).mesh.faces)
+
+
+def test_a_batch_takes_the_plain_blocks(on_cpu, tiny_weights):
+    pipe = loaded(tiny_weights)
+    made = pipe.batch(["a chair", "a boat"], **FAST)
+    assert all(len(asset.mesh.faces) for asset in made) and set(pipe._fast) == FLOWS and not on_cpu
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_gpu)])
+def test_on_cuda(tiny_weights, device):
+    """Recorded steps against plain ones on the same device; a mode that moves networks after one that does not."""
+    pipe, plain = loaded(tiny_weights, device=device), loaded(tiny_weights, LOW_VRAM, device=device)
+    slow = plain("a red chair", **FAST)
+    for _ in range(2):
+        quick = pipe("a red chair", **FAST)
+        assert torch.allclose(quick.grid.tokens, slow.grid.tokens, atol=1e-3)
+        assert torch.equal(quick.occupancy.coords, slow.occupancy.coords)
+        assert torch.allclose(quick.slat.tensor.feats, slow.slat.tensor.feats, atol=1e-3)
+    assert set(pipe._fast) == FLOWS and all(isinstance(flow, FastFlow) for flow in pipe._fast.values())
+    other = pipe("a blue boat", **FAST), plain("a blue boat", **FAST)
+    assert torch.allclose(other[0].slat.tensor.feats, other[1].slat.tensor.feats, atol=1e-3)
