@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     app.add_argument("--port", type=int, default=7860, help="port to listen on (%(default)s)")
     app.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="NAMES_OR_DIRS", help=WEIGHTS_HELP)
     app.add_argument("--low-vram", action="store_true", help=LOW_VRAM_HELP)
+    app.add_argument(
+        "--no-compile", action="store_true",
+        help="do not compile full-size networks for the graphics card: no wait at the first run, longer runs",
+    )
     app.set_defaults(run=_app)
 
     bench = commands.add_parser("bench", help="measure time and memory of text to GLB")
@@ -212,7 +216,7 @@ def _import_mesh_tools() -> None:
     from gap3d_app.geometry import flexicubes, glb  # noqa: F401
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _load(options: argparse.Namespace, compile: bool = False) -> Any:
     if options.device not in ("auto", "cpu", "cuda"):
         raise InputError(f"The device is {options.device!r}; it must be auto, cpu or cuda.")
     from gap3d_app.hub import resolve
@@ -231,7 +235,7 @@ def _load(options: argparse.Namespace) -> Any:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no CUDA device here; use --device cpu.")
     memory = LOW_VRAM if options.low_vram else "auto"
-    return Gap3DPipeline.from_pretrained(options.weights, device=options.device, memory=memory)
+    return Gap3DPipeline.from_pretrained(options.weights, device=options.device, memory=memory, compile=compile)
 
 
 @contextmanager
@@ -285,7 +289,10 @@ def _app(options: argparse.Namespace) -> int:
         raise InputError(f"The port is {options.port}; it must be from 0 to 65535.")
     from gap3d_app.ui import launch
 
-    launch(host=options.host, port=options.port, weights=options.weights, low_vram=options.low_vram)
+    launch(
+        host=options.host, port=options.port, weights=options.weights, low_vram=options.low_vram,
+        compile=not options.no_compile,
+    )  # fmt: skip
     return 0
 
 
@@ -296,7 +303,8 @@ def _bench(options: argparse.Namespace) -> int:
         return _bench_full_size(options)
     from gap3d_app.bench import bench, table
 
-    figures = bench(_load(options), options.prompt, _given_settings(options), options.runs, options.weights)
+    pipeline = _load(options, compile=True)  # as the page does: warm runs are what counts
+    figures = bench(pipeline, options.prompt, _given_settings(options), options.runs, options.weights)
     print(json.dumps(figures, indent=2) if options.json else table(figures))
     return 0
 

@@ -122,13 +122,13 @@ class Handlers:
         given, parts = self._named(values), self.parts
         words, picture = bool(_text_of(given["prompt"])), given["picture"] is not None
         settings = runs.given({name: given[name] for name in parts.settings if name != "seed"})
+        words, shape = words or not picture, given["mesh"] is not None
         try:
-            planned = self.shelf.seconds(
-                self.shelf.offer(given["model"]).key, settings, words or not picture, picture, given["mesh"] is not None
-            )
+            key = self.shelf.offer(given["model"]).key
+            planned = self.shelf.seconds(key, settings, words, picture, shape)
         except Gap3DError:
             return {parts.cost: ""}
-        return {parts.cost: cost_html(planned)}
+        return {parts.cost: cost_html(planned, self.shelf.compiles(key, words, picture, shape))}
 
     def choose(self, model: Any) -> dict:
         """Show what the chosen weights take, and put away what they do not."""
@@ -211,16 +211,18 @@ class Handlers:
         yield {parts.turntable: again, parts.turntable_file: str(path)}
 
 
-def cost_html(planned: dict[str, float]) -> str:
+def cost_html(planned: dict[str, float], compiles: bool = False) -> str:
     """The line about the time of a run.
 
     Args:
         planned: seconds by stage.
+        compiles: whether it compiles networks first.
     """
     seconds = sum(planned.values())
     time = f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
     if not gpu.lent():
-        return f'<p class="g-cost">{texts.COST.format(time=time)}</p>'
+        more = f" {texts.COST_COMPILE}" if compiles else ""
+        return f'<p class="g-cost">{texts.COST.format(time=time)}{more}</p>'
     asked = gpu.asked_seconds(gpu.Task("", None, None, seconds - planned["files"]))
     return f'<p class="g-cost">{texts.COST_LENT.format(time=time, asked=asked)}</p>'
 

@@ -104,6 +104,7 @@ class Parts:
 def build_page(
     offers: list[Offer], load: Callable[[Offer], Gap3DPipeline], work: WorkDir | None = None, *,
     max_waiting: int = MAX_WAITING, device: str = "cpu", copied: bool = False,
+    compiled: bool = False,
 ) -> gr.Blocks:  # fmt: skip
     """The page, ready for `server.launch_page`; the first offer's pipeline begins to load in the background.
 
@@ -114,11 +115,11 @@ def build_page(
         load: returns the pipeline of an offer; called once in a thread, again after a failure.
         work: where uploads and results go; None makes a temporary folder.
         max_waiting: requests that may wait in the queue.
-        device, copied: for the estimates, see `Shelf`.
+        device, copied, compiled: see `Shelf`.
     """
     work = work or WorkDir()
     os.environ["GRADIO_TEMP_DIR"] = str(work.uploads)
-    shelf = Shelf(offers, load, device, copied)
+    shelf = Shelf(offers, load, device, copied, compiled)
     age = int(work.max_age_s)
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(600, age), fill_width=True) as page:
         gr.HTML(f'<header class="g-head"><h1>{texts.TITLE}</h1><p>{texts.TAGLINE}</p></header>')
@@ -162,8 +163,9 @@ def _composer(parts: Parts, shelf: Shelf) -> None:
     with gr.Row(elem_classes="g-buttons"):
         parts.generate = gr.Button(texts.GENERATE, variant="primary", elem_id="generate", scale=3, min_width=140)
         parts.cancel = gr.Button(texts.CANCEL, interactive=False, elem_id="cancel", scale=1, min_width=90)
-    planned = shelf.seconds(shelf.first, {}, words=offer.words, picture=not offer.words, shape=False)
-    parts.cost = gr.HTML(cost_html(planned), elem_id="cost")
+    usual = dict(words=offer.words, picture=not offer.words, shape=False)
+    cost = cost_html(shelf.seconds(shelf.first, {}, **usual), shelf.compiles(shelf.first, **usual))
+    parts.cost = gr.HTML(cost, elem_id="cost")
     controls.advanced(parts, offer)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gap3d_app.errors import OutputError, WeightsError
+from gap3d_app.estimate import STEPPED
 from gap3d_app.geometry.glb_reader import read_glb
 from gap3d_app.prompt import MULTI_IMAGE, Prompt
 from gap3d_app.ui import gpu, keeping, texts
@@ -117,6 +118,7 @@ def run(
     words, shape = bool(prompt.text), prompt.mesh is not None
     planned = shelf.seconds(offer.key, given(request.settings), words, bool(prompt.pictures), shape)
     seconds = sum(value for stage, value in planned.items() if stage != "files")
+    compiled = shelf.compiles(offer.key, words, bool(prompt.pictures), shape)
     task = gpu.Task(offer.key, prompt, settings, seconds, tiles)
     with closing(gpu.run(task, pipeline, lambda key: shelf.load(shelf.offer(key)))) as steps:
         for step in steps:
@@ -128,7 +130,8 @@ def run(
         keeping.keep(asset.turned, folder)
     taken = {name: value for name, value in asset.seconds.items() if name in texts.STAGES}
     taken["files"] = time.perf_counter() - start
-    shelf.learn(offer.key, settings, taken, words, shape)
+    usual = {stage: value for stage, value in taken.items() if not (compiled and stage in STEPPED)}
+    shelf.learn(offer.key, settings, usual, words, shape)
     yield Result(key, files, asset.recipe, taken, list(asset.warnings))
 
 

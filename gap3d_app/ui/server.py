@@ -23,8 +23,9 @@ from gap3d_app.ui.workdir import WorkDir
 
 
 def launch(
-    host: str | None = None, port: int | None = None, weights: str = "gap3d-mini", low_vram: bool = False
-) -> None:
+    host: str | None = None, port: int | None = None, weights: str = "gap3d-mini", low_vram: bool = False,
+    compile: bool = True,
+) -> None:  # fmt: skip
     """Serve the page until the process is stopped.
 
     Args:
@@ -32,6 +33,7 @@ def launch(
         port: port; None means 7860.
         weights: what is offered first, as for `Gap3DPipeline.from_pretrained`; other weights that are here follow.
         low_vram: keep networks off the graphics card but for their stage; by itself where they do not fit.
+        compile: compile full-size flow networks for the graphics card at their first run.
 
     Raises:
         InputError: GRADIO_VIBE_MODE is set, or the port is taken.
@@ -45,7 +47,7 @@ def launch(
     def load(offer: Offer) -> Any:
         from gap3d_app.pipeline import Gap3DPipeline
 
-        return Gap3DPipeline.from_pretrained(offer.names, device=device, memory=memory).preload()
+        return Gap3DPipeline.from_pretrained(offer.names, device=device, memory=memory, compile=compile).preload()
 
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     host = host or os.environ.get("GRADIO_SERVER_NAME") or everywhere
@@ -63,9 +65,11 @@ def launch(
 
     signal.signal(signal.SIGTERM, stop)
     card = torch.cuda.is_available()
+    low = memory == LOW_VRAM
     page = build_page(
-        offers(weights), load, work, device="cuda" if card else "cpu", copied=card and memory == LOW_VRAM
-    )
+        offers(weights), load, work, device="cuda" if card else "cpu", copied=card and low,
+        compiled=card and compile and not low,
+    )  # fmt: skip
     launch_page(page, host, port)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gap3d_app.errors import InputError
-from gap3d_app.estimate import Estimate
-from gap3d_app.pipeline import presets
+from gap3d_app.estimate import STEPPED, Estimate
+from gap3d_app.pipeline import WORTH_COMPILING, presets
 from gap3d_app.settings import Settings
 from gap3d_app.sources.offers import Offer
 from gap3d_app.ui.loading import Loader
@@ -25,13 +25,15 @@ class Shelf:
         load: makes the pipeline of an offer; called in a thread, again after a failure.
         device: "cuda" or "cpu", for the estimates.
         copied: whether networks are copied to the device in every run, for the estimates.
+        compiled: whether a pipeline compiles what is worth it, as far as can be said before it is loaded.
     """
 
     def __init__(
-        self, offers: list[Offer], load: Callable[[Offer], Gap3DPipeline], device: str = "cpu", copied: bool = False
-    ) -> None:
+        self, offers: list[Offer], load: Callable[[Offer], Gap3DPipeline], device: str = "cpu", copied: bool = False,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.offers = {offer.key: offer for offer in offers}
-        self.first, self.load = offers[0].key, load
+        self.first, self.load, self.compiled = offers[0].key, load, compiled
         self._estimates = {offer.key: Estimate(device, offer.sizes, copied) for offer in offers}
         self._lock = threading.Lock()
         self._loaders: dict[str, Loader] = {}
@@ -70,6 +72,17 @@ class Shelf:
         route = route_of(offer, words and not picture)
         settings = Settings.validated(presets(offer.args, route), **given)
         return self._estimates[key].seconds(settings, words, shape, route)
+
+    def compiles(self, key: str, words: bool, picture: bool, shape: bool) -> bool:
+        """Whether such a run would compile networks first."""
+        offer = self.offers[key]
+        route = route_of(offer, words and not picture)
+        stages = [stage for stage in STEPPED if not (stage == "grid" and (route or not words))]
+        roles = {route + STEPPED[stage] for stage in stages if not (stage == "structure" and shape)}
+        pipeline = self._loaders[key].pipeline if key in self._loaders else None
+        if pipeline is not None:
+            return pipeline.will_compile(roles)
+        return self.compiled and any(offer.sizes.get(role, 0) >= WORTH_COMPILING for role in roles)
 
     def learn(self, key: str, settings: Settings, seconds: Mapping[str, float], words: bool, shape: bool) -> None:
         """A run has ended."""

@@ -5,6 +5,7 @@ TAGLINE = "Words, a picture, or both, to a textured 3D model. Everything runs on
 MODEL_LABEL = "Model"
 NO_CARD = "There is no graphics card here: an asset of full-size weights takes many minutes."
 COST = "About {time} here."
+COST_COMPILE = "The first run with these weights takes about a minute more: it compiles them for this graphics card."
 COST_LENT = "About {time}; the shared graphics card is asked for {asked} s."
 VIEWS_LABEL = "More pictures of the same object"
 MULTI_LABEL = "With several pictures"

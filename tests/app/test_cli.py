@@ -210,11 +210,14 @@ def test_memory_that_runs_out(tiny_weights, tmp_path, capsys, monkeypatch):
     assert err.count("\n") == 1 and "would fit" in err and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags, low", [((), False), (("--low-vram",), True)])
-def test_the_page_gets_the_memory_mode(monkeypatch, flags, low):
+@pytest.mark.parametrize("flags, low, compile", [
+    ((), False, True), (("--low-vram",), True, True), (("--no-compile",), False, False),
+])  # fmt: skip
+def test_the_page_gets_the_memory_mode(monkeypatch, flags, low, compile):
     given = {}
     monkeypatch.setattr("gap3d_app.ui.launch", lambda **options: given.update(options))
-    assert main(["app", "--port", "0", *flags]) == 0 and given["low_vram"] is low
+    assert main(["app", "--port", "0", *flags]) == 0
+    assert given["low_vram"] is low and given["compile"] is compile
 
 
 @pytest.mark.parametrize("ending", sorted(set(output.FORMATS) - {"npz"}))

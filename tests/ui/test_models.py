@@ -10,12 +10,15 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from gap3d_app import pipeline as pipelines
 from gap3d_app.errors import InputError
 from gap3d_app.geometry.glb import export_glb
+from gap3d_app.models import acceleration
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.settings import Settings
 from gap3d_app.sources.offers import offer
 from gap3d_app.ui import controls, events, keeping, runs, texts
+from gap3d_app.ui import shelf as shelves
 from gap3d_app.ui.page import Parts, build_page
 from gap3d_app.ui.server import launch_page
 from gap3d_app.ui.shelf import Shelf
@@ -156,6 +159,33 @@ def test_least_opacity_reaches_the_file(names, tmp_path):
     assert sizes[1] < sizes[0]
     learnt = shelf.seconds(shelf.first, {"preset": "fast"}, words=True, picture=False, shape=False)
     assert all(learnt[stage] != guess[stage] for stage in ("grid", "structure", "slat", "files"))
+
+
+def test_the_first_run_says_that_it_compiles(names, monkeypatch):
+    """And its seconds are not what the next one will take."""
+    monkeypatch.setattr(acceleration, "compiled", lambda advance, any_length=None: advance)
+    monkeypatch.setattr(pipelines, "takes_fast_flows", lambda device: True)
+    for module in (pipelines, shelves):
+        monkeypatch.setattr(module, "WORTH_COMPILING", 1000)
+    pipeline = Gap3DPipeline.from_pretrained(names[0], device="cpu", dtype="float32", compile=True)
+    usual = dict(words=True, picture=False, shape=False)
+    for compiled in (False, True):  # what is said before the pipeline is there
+        assert Shelf([offer(names[0])], lambda _: None, compiled=compiled).compiles(KEYS[0], **usual) is compiled
+    shelf = Shelf([offer(names[0])], lambda _: pipeline, compiled=True)
+    list(runs.wait_for_pipeline(shelf.loader(shelf.first)))
+    work, seen = WorkDir(), []
+    try:
+        for _ in range(2):
+            seen.append((shelf.compiles(KEYS[0], **usual), shelf.seconds(KEYS[0], {"preset": "fast"}, **usual)))
+            list(runs.run(shelf, work, runs.Request("a mug", None, None, {"preset": "fast"}), ("glb",)))
+    finally:
+        work.close()
+    (first, guess), (second, learnt) = seen
+    assert first and not second
+    assert guess["grid"] == learnt["grid"] and guess["slat"] == learnt["slat"] and guess["decode"] != learnt["decode"]
+    assert shelf.seconds(KEYS[0], {"preset": "fast"}, **usual)["slat"] != guess["slat"]
+    assert texts.COST_COMPILE in events.cost_html({"grid": 5.6}, compiles=True)
+    assert texts.COST_COMPILE not in events.cost_html({"grid": 5.6})
 
 
 def test_one_pipeline_at_a_time_is_kept(names):
