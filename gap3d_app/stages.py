@@ -144,7 +144,7 @@ def grid_stage(networks: Networks, runs: list[Run]) -> Steps:
     worded, count = [run for run in runs if run.condition is not None], 1
     if worded:
         dit, settings = networks.part("grid_dit"), worded[0].settings
-        params = sampler_params(networks.args, "grid_sampler", "steps", "guidance_scale")
+        params = sampler_params(networks.args, "grid_sampler", settings.preset, "steps", "guidance_scale")
         sampler = grid_sampler(settings.grid_steps, settings.grid_guidance, **params)
         # The grids of one run's pictures start from the same noise: they should differ by the pictures alone.
         generators = [stage_generator(run.settings.seed, "grid") for run in worded for _ in run.condition]
@@ -305,10 +305,13 @@ def stage_generator(seed: int, stage: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def sampler_params(args: dict[str, Any], name: str, *from_settings: str) -> dict[str, Any]:
-    """A sampler's further arguments from pipeline.json (TRELLIS's layout: args, and params of a run)."""
-    entry = args.get(name, {})
-    merged = {**entry.get("args", {}), **entry.get("params", {})}
+def sampler_params(args: dict[str, Any], name: str, preset: str, *from_settings: str) -> dict[str, Any]:
+    """A sampler's further arguments from pipeline.json (TRELLIS's layout: args, and params of a run).
+
+    "preset_samplers" there may have others for a preset, by the name without a route.
+    """
+    entry, presets = args.get(name, {}), args.get("preset_samplers", {}).get(preset, {})
+    merged = {**entry.get("args", {}), **entry.get("params", {}), **presets.get(name.removeprefix("text_"), {})}
     return {key: value for key, value in merged.items() if key not in from_settings}
 
 
@@ -318,7 +321,7 @@ def _flow_sampler(networks: Networks, stage: str, run: Run) -> FlowSampler:
     return FlowSampler(
         steps=getattr(settings, f"{stage}_steps"), cfg_strength=getattr(settings, f"{stage}_guidance"),
         multi_cond=run.prompt.multi_image if len(run.grid.tokens) > 1 else None,
-        **sampler_params(networks.args, f"{run.route}{stage}_sampler", "steps", "cfg_strength"),
+        **sampler_params(networks.args, f"{run.route}{stage}_sampler", settings.preset, "steps", "cfg_strength"),
     )  # fmt: skip
 
 

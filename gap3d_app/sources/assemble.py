@@ -40,6 +40,16 @@ SAMPLERS = {"sparse_structure_sampler": "structure_sampler", "slat_sampler": "sl
 GRID_SAMPLER = {"args": {}, "params": {"steps": 50, "guidance_scale": 3.0}}
 """The released demo's (gap3d.md 5.1)."""
 
+PRESETS = {"fast": {"grid_steps": 12, "structure_steps": 10, "slat_steps": 8}, "standard": {}}
+PRESET_SAMPLERS = {
+    "fast": {
+        "grid_sampler": {"solver": "ab2", "rescale_t": 2.0, "cfg_interval": [0.5, 1.0]},
+        "structure_sampler": {"solver": "ab2", "rescale_t": 1.5},
+        "slat_sampler": {"solver": "ab2", "rescale_t": 1.5},
+    }
+}
+"""Fewer steps, by the solver and the times that suited the embedded weights best (docs/performance.md)."""
+
 ENABLES = {
     "image_encoder": ("image prompts", catalog.DINOV2),
     "structure_flow": ("image and GAP3D prompts", catalog.IMAGE_LARGE),
@@ -105,6 +115,7 @@ def assemble(given: str | Path | list[str | Path] | tuple[str | Path, ...]) -> A
     _fill_trellis(assembly, kinds)
     _fill_encoders(assembly.args["models"], kinds)
     _note_missing(assembly)
+    assembly.args |= {"presets": PRESETS, "preset_samplers": PRESET_SAMPLERS}
     parts: dict[str, Part] = assembly.args["models"]
     assembly.args["missing"] = assembly.missing
     assembly.fingerprint = store.fingerprint(file for part in parts.values() for file in part.files)

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from gap3d_app.cli import main
 from gap3d_app.errors import WeightsError
+from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.pipeline import Gap3DPipeline
 from tests.sources import published
 
@@ -53,6 +54,27 @@ def test_words_and_pictures_through_gap3d(releases, picture, dtype):
     for prompt, image in (("a red chair", None), ("make it blue", picture)):
         pipe.part("prompt_encoder").config.image_size = 56  # the checkpoint's 448 pixels are 256 tokens a picture
         assert len(pipe(prompt, image, **STEPS).mesh.faces)
+
+
+@pytest.mark.parametrize("names", [("image", "dinov2", "qwen", "gap3d"), ("image", "text", "clip")])
+def test_the_fast_preset_takes_the_better_solver(releases, monkeypatch, names):
+    """By GAP3D and by TRELLIS's text models; the standard preset stays as published."""
+    pipe = Gap3DPipeline.from_pretrained([releases[name] for name in names], device="cpu", dtype="float32")
+    samplers, run = [], FlowSampler.run
+
+    def noted(sampler, *given):
+        samplers.append(sampler)
+        return run(sampler, *given)
+
+    monkeypatch.setattr(FlowSampler, "run", noted)
+    for preset, solver in (("standard", "euler"), ("fast", "ab2")):
+        samplers.clear()
+        steps = {} if preset == "fast" else STEPS
+        assert len(pipe("a red chair", preset=preset, **steps).mesh.faces)
+        assert {sampler.solver for sampler in samplers} == {solver}
+    assert [sampler.steps for sampler in samplers] == [12, 10, 8][-len(samplers) :]
+    assert all(tuple(sampler.cfg_interval) == (0.5, 1.0) for sampler in samplers)
+    assert [sampler.cfg_strength for sampler in samplers][-2:] == [7.5 if "text" in names else 5.0] * 2
 
 
 def test_the_grid_in_half_precision(releases):
