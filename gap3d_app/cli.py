@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--full-size", nargs="?", const="all", metavar="PARTS",
         help="instead: the public networks' full sizes with random weights on a CUDA device, against the way that the "
-        "released code takes; all, or some of grid,structure,slat,decoders",
+        "released code takes; all, or some of grid,structure,slat,decoders,text-to-glb",
     )
     _add_common(bench)
     bench.set_defaults(run=_bench)
@@ -310,11 +310,22 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _bench_full_size(options: argparse.Namespace) -> int:
+    import torch
+
+    from gap3d_app.full_size import end_to_end
     from gap3d_app.full_size.bench import PARTS, bench, table
 
-    parts = PARTS if options.full_size == "all" else tuple(options.full_size.split(","))
-    figures = bench(options.runs, parts, say=functools.partial(print, file=sys.stderr, flush=True))
-    print(json.dumps(figures, indent=2) if options.json else table(figures))
+    every = (*PARTS, end_to_end.PART)
+    parts = every if options.full_size == "all" else tuple(options.full_size.split(","))
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    figures = bench(options.runs, tuple(part for part in parts if part != end_to_end.PART), say=say)
+    if end_to_end.PART in parts:
+        rows = end_to_end.measure_end_to_end(torch.device("cuda"), options.runs, say=say)
+        figures["text_to_glb"] = end_to_end.as_dicts(rows)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(table(figures) + (end_to_end.table(figures["text_to_glb"]) if "text_to_glb" in figures else ""))
     return 0
 
 

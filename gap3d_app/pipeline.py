@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from torch import nn
 from gap3d_app import hub, memory, stages
 from gap3d_app.asset import Asset
 from gap3d_app.errors import Cancelled, GenerationError, WeightsError
+from gap3d_app.fast_flows import FastFlows
 from gap3d_app.memory import Residency, choose
 from gap3d_app.models.checkpoint import load_model, weight_files
 from gap3d_app.modes import RESIDENT
@@ -33,9 +34,6 @@ from gap3d_app.sources.names import Names, is_assembled, split
 from gap3d_app.stages import Run, Steps
 from gap3d_app.values import Mesh
 
-if TYPE_CHECKING:
-    from gap3d_app.models.fast_flow import FastFlow
-
 STAGES = ("prompt", "grid", "structure", "slat", "decode", "mesh", "asset")
 """Names of the stages in the order in which they run."""
 
@@ -44,12 +42,6 @@ SMALL_BATCHES = {"structure": 8, "slat": 2, "mesh": 1}
 BATCH_OF = dict(prompt="structure", grid="structure", structure="structure", slat="slat", decode="mesh", mesh="mesh",
                 asset="mesh")
 """Which of these numbers holds for a stage."""
-
-FLOWS = ("grid_dit", "structure_flow", "slat_flow", "text_structure_flow", "text_slat_flow")
-"""Roles of the networks that take steps."""
-
-WORTH_COMPILING = 100_000_000
-"""Bytes of a flow network from which on compilation gains anything: those of gap3d-mini are far below."""
 
 LOWERED = (
     "Memory ran out at the stage {stage}, so the run went on in {mode} mode, which takes longer; it stays in this mode."
@@ -106,7 +98,7 @@ class Gap3DPipeline:
         device: where the models are.
         dtype: floating-point type of the large matrix products.
         memory: where the networks are, see `memory.Residency`.
-        compile: whether large flow networks are compiled at their first run, where they are resident on CUDA.
+        flows: the networks that take steps, in their fast form where all are resident on CUDA.
     """
 
     def __init__(
@@ -115,9 +107,8 @@ class Gap3DPipeline:
         self.name, self.folder, self.args, self.weights_hash = folder.resolve().name, folder, args, weights_hash
         self.device, self.dtype = device, dtype
         self.presets = presets(args)
-        self.memory, self.compile = Residency(device), False
+        self.memory, self.flows = Residency(device), FastFlows(device)
         self._parts: dict[str, nn.Module] = {}
-        self._fast: dict[str, FastFlow] = {}
 
     @classmethod
     def from_pretrained(
@@ -156,7 +147,7 @@ class Gap3DPipeline:
             weights_hash = hub.verify(folder)
             pipeline = cls(folder, hub.read_pipeline(folder), weights_hash, device, _fast_dtype(device, dtype))
         pipeline.memory = Residency(device, choose(memory, device, pipeline.sizes))
-        pipeline.compile = compile
+        pipeline.flows.compile = compile
         return pipeline
 
     def preload(self) -> Gap3DPipeline:
@@ -317,16 +308,18 @@ class Gap3DPipeline:
                 if not memory.is_out_of_memory(error):
                     raise
             finally:
-                for flow in self._fast.values():
-                    flow.rest()
+                self.flows.rest()
                 self.memory.send_home()
             # Outside of the handler, because the error holds what its functions had on the device.
-            while self._fast:
-                self._fast.popitem()[1].undo()
-            if not self.memory.lower(self._parts):
+            if not self.lower_memory():
                 raise memory.shortage(stage, self.device, self._largest())
             for run in runs:
                 run.warnings.append(LOWERED.format(stage=stage, mode=self.memory.mode))
+
+    def lower_memory(self) -> bool:
+        """Go to the next lower memory mode, where all networks are plain; False when there is none."""
+        self.flows.clear()
+        return self.memory.lower(self._parts)
 
     def _largest(self) -> int:
         return max(min(size, self.memory.largest_whole) for size in self.sizes().values())
@@ -353,23 +346,14 @@ class Gap3DPipeline:
         """
         network = self._loaded(name)
         self.memory.bring(name, network)
-        if name not in FLOWS or self.memory.mode != RESIDENT or not takes_fast_flows(self.device):
+        if self.memory.mode != RESIDENT:
             return network
-        if name not in self._fast:
-            from gap3d_app.models.fast_flow import FastFlow
-
-            self._fast[name] = FastFlow(network, self.compile and memory.byte_size(network) >= WORTH_COMPILING)
-        return self._fast[name]
+        return self.flows.of(name, network, memory.byte_size(network))
 
     def will_compile(self, roles: Collection[str]) -> bool:
-        """Whether the next run compiles one of these networks first, as far as is known before it is loaded."""
-        if not self.compile or self.memory.mode != RESIDENT or not takes_fast_flows(self.device):
-            return False
-        return any(
-            self._fast[role].compile_blocks and not self._fast[role].ready if role in self._fast
-            else self._size_of(role) >= WORTH_COMPILING
-            for role in roles if role in FLOWS and role in self.args["models"]
-        )  # fmt: skip
+        """Whether the next run compiles one of these networks first."""
+        here = [role for role in roles if role in self.args["models"]] if self.memory.mode == RESIDENT else []
+        return any(self.flows.will_compile(role, self._size_of(role)) for role in here)
 
     def _loaded(self, name: str) -> nn.Module:
         if name not in self._parts:
@@ -389,11 +373,6 @@ class Gap3DPipeline:
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
             self._parts[name] = model.requires_grad_(False)
         return self._parts[name]
-
-
-def takes_fast_flows(device: torch.device) -> bool:
-    """Whether steps are recorded on a device: torch records on the current CUDA device only."""
-    return device.type == "cuda" and device.index in (None, torch.cuda.current_device())
 
 
 def _size(folder: Path, source: Any) -> int:

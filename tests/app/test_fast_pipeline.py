@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from gap3d_app import pipeline as pipelines
-from gap3d_app import stages
+from gap3d_app import fast_flows, stages
 from gap3d_app.errors import Cancelled
 from gap3d_app.models import acceleration
 from gap3d_app.models.fast_flow import FastFlow
@@ -29,8 +28,8 @@ def on_cpu(monkeypatch) -> list[str]:
         return call
 
     monkeypatch.setattr(acceleration, "compiled", noted)
-    monkeypatch.setattr(pipelines, "takes_fast_flows", lambda device: True)
-    monkeypatch.setattr(pipelines, "WORTH_COMPILING", 1000)
+    monkeypatch.setattr(fast_flows, "recorded_on", lambda device: True)
+    monkeypatch.setattr(fast_flows, "WORTH_COMPILING", 1000)
     return calls
 
 
@@ -41,7 +40,7 @@ def loaded(weights, memory: str = RESIDENT, compile: bool = True, device: str = 
 def test_the_processor_keeps_the_plain_networks(tiny_weights):
     pipe = loaded(tiny_weights)
     pipe("a red chair", **FAST)
-    assert not pipe._fast and not pipe.will_compile(FLOWS)
+    assert not pipe.flows.flows and not pipe.will_compile(FLOWS)
 
 
 @pytest.mark.parametrize("compile", [True, False])
@@ -49,26 +48,26 @@ def test_resident_networks_take_the_fast_way(on_cpu, tiny_weights, tiny_pipeline
     pipe = loaded(tiny_weights, compile=compile)
     assert pipe.will_compile(FLOWS) is compile and not pipe.will_compile({"image_encoder"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipelines, "takes_fast_flows", lambda device: False)
+        patch.setattr(fast_flows, "recorded_on", lambda device: False)
         slow = tiny_pipeline("a red chair", **FAST)
     for _ in range(2):
         quick = pipe("a red chair", **FAST)
         assert torch.allclose(quick.slat.tensor.feats, slow.slat.tensor.feats, atol=1e-4)
         assert torch.equal(quick.occupancy.coords, slow.occupancy.coords) and not quick.warnings
-    assert set(pipe._fast) == FLOWS and bool(on_cpu) is compile and not pipe.will_compile(FLOWS)
+    assert set(pipe.flows.flows) == FLOWS and bool(on_cpu) is compile and not pipe.will_compile(FLOWS)
 
 
 def test_small_networks_are_recorded_only(on_cpu, tiny_weights, monkeypatch):
-    monkeypatch.setattr(pipelines, "WORTH_COMPILING", 100_000_000)
+    monkeypatch.setattr(fast_flows, "WORTH_COMPILING", 100_000_000)
     pipe = loaded(tiny_weights)
     pipe("a red chair", **FAST)
-    assert set(pipe._fast) == FLOWS and not on_cpu
+    assert set(pipe.flows.flows) == FLOWS and not on_cpu
 
 
 def test_networks_that_move_stay_plain(on_cpu, tiny_weights):
     pipe = loaded(tiny_weights, LOW_VRAM)
     pipe("a red chair", **FAST)
-    assert not pipe._fast and not on_cpu and not pipe.will_compile(FLOWS)
+    assert not pipe.flows.flows and not on_cpu and not pipe.will_compile(FLOWS)
 
 
 @pytest.mark.parametrize("stage", ["grid", "slat"])
@@ -77,10 +76,10 @@ def test_out_of_memory_undoes_them(on_cpu, tiny_weights, tiny_pipeline, monkeypa
     whole, calls = getattr(stages, f"{stage}_stage"), []
 
     def step(networks, runs):
-        calls.append(dict(networks._fast))
+        calls.append(dict(networks.flows.flows))
         for number, event in enumerate(whole(networks, runs)):
             if len(calls) == 1 and number == 1:
-                calls.append(dict(networks._fast))
+                calls.append(dict(networks.flows.flows))
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             yield event
 
@@ -88,7 +87,7 @@ def test_out_of_memory_undoes_them(on_cpu, tiny_weights, tiny_pipeline, monkeypa
     pipe = loaded(tiny_weights)
     asset = pipe("a red chair", **FAST)
     before, after = calls[1], calls[2]
-    assert before and not after and not pipe._fast and pipe.memory.mode == LOW_VRAM and len(asset.warnings) == 1
+    assert before and not after and not pipe.flows.flows and pipe.memory.mode == LOW_VRAM and len(asset.warnings) == 1
     for fast in before.values():
         assert fast.steps is None and "advance" not in vars(fast.flow)
     assert pipe._parts["grid_dit"].blocks()[0].attn1.stacked is None
@@ -110,7 +109,7 @@ def test_cancelling_stops_within_a_step(on_cpu, tiny_weights, stage):
 def test_a_batch_takes_the_plain_blocks(on_cpu, tiny_weights):
     pipe = loaded(tiny_weights)
     made = pipe.batch(["a chair", "a boat"], **FAST)
-    assert all(len(asset.mesh.faces) for asset in made) and set(pipe._fast) == FLOWS and not on_cpu
+    assert all(len(asset.mesh.faces) for asset in made) and set(pipe.flows.flows) == FLOWS and not on_cpu
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_gpu)])
@@ -123,6 +122,6 @@ def test_on_cuda(tiny_weights, device):
         assert torch.allclose(quick.grid.tokens, slow.grid.tokens, atol=1e-3)
         assert torch.equal(quick.occupancy.coords, slow.occupancy.coords)
         assert torch.allclose(quick.slat.tensor.feats, slow.slat.tensor.feats, atol=1e-3)
-    assert set(pipe._fast) == FLOWS and all(isinstance(flow, FastFlow) for flow in pipe._fast.values())
+    assert set(pipe.flows.flows) == FLOWS and all(isinstance(flow, FastFlow) for flow in pipe.flows.flows.values())
     other = pipe("a blue boat", **FAST), plain("a blue boat", **FAST)
     assert torch.allclose(other[0].slat.tensor.feats, other[1].slat.tensor.feats, atol=1e-3)

@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from gap3d_app import pipeline as pipelines
+from gap3d_app import fast_flows
 from gap3d_app.errors import InputError
 from gap3d_app.geometry.glb import export_glb
 from gap3d_app.models import acceleration
@@ -164,8 +164,8 @@ def test_least_opacity_reaches_the_file(names, tmp_path):
 def test_the_first_run_says_that_it_compiles(names, monkeypatch):
     """And its seconds are not what the next one will take."""
     monkeypatch.setattr(acceleration, "compiled", lambda advance, any_length=None: advance)
-    monkeypatch.setattr(pipelines, "takes_fast_flows", lambda device: True)
-    for module in (pipelines, shelves):
+    monkeypatch.setattr(fast_flows, "recorded_on", lambda device: True)
+    for module in (fast_flows, shelves):
         monkeypatch.setattr(module, "WORTH_COMPILING", 1000)
     pipeline = Gap3DPipeline.from_pretrained(names[0], device="cpu", dtype="float32", compile=True)
     usual = dict(words=True, picture=False, shape=False)
