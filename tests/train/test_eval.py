@@ -17,6 +17,7 @@ from train.data.fields import surface_fields
 from train.data.packed import Voxels
 from train.data.procedural.look import COLORS, FINISHES
 from train.data.procedural.split import is_held_out
+from train.eval.batched import Made
 from train.eval.curves import read_log
 from train.eval.geometry_metrics import (
     best_yaw_iou,
@@ -31,6 +32,7 @@ from train.eval.geometry_metrics import (
 from train.eval.held_out import HeldOut, cut_out_picture, names_color, pack_voxels
 from train.eval.image_metrics import albedo_renders, color_histogram, histogram_distance, psnr, render_psnr
 from train.eval.mini import FIGURES, evaluate, open_session, write_results
+from train.eval.presets import fast_preset
 from train.eval.probe import Probe, ProbeConfig
 from train.eval.session import Counts
 
@@ -172,7 +174,7 @@ def test_every_figure_on_tiny_networks(weights, tmp_path, device) -> None:
     report = evaluate(session)
     wanted = {"structure_vae_iou", "slat_vae_psnr", "slat_vae_f_score", "judge_real", "judge_made", "grid_cosine",
               "text_category", "text_color", "usable_mesh", "image_category", "image_iou",
-              "image_canonical_category", "image_canonical_iou", "edits"}
+              "image_canonical_category", "image_canonical_iou", "edits", "fast_preset"}
     assert set(report["figures"]) == wanted
     for figure in report["figures"].values():
         assert math.isfinite(figure["value"]) and figure["definition"]
@@ -185,6 +187,26 @@ def test_every_figure_on_tiny_networks(weights, tmp_path, device) -> None:
     assert len(rows["text"]) == 2 and len(rows["edits"]) == 2
     assert {p.name for p in tmp_path.glob("*.png")} == {f"{k}.png" for k in session.tiles}
     write_card(weights, tmp_path)
+
+
+def test_the_fast_preset_against_the_standard_one(weights, monkeypatch) -> None:
+    """The truth from the standard preset, nothing from the fast one for one of two pictures, the truth else."""
+    session = open_session(weights, "cpu", counts=Counts(2, 2, 2, 2), quiet=True)
+    asked = []
+
+    def make(requests, settings):
+        asked.append((settings.preset, [(bool(one.text), one.seed) for one in requests]))
+        for number in range(len(requests)):
+            lost = settings.preset == "fast" and number == 1 and not requests[0].text
+            yield Made(torch.zeros(1), None, None if lost else session.data.asset(number).surface())
+
+    monkeypatch.setattr(session.pipe, "make", make)
+    (figure,) = fast_preset(session)
+    seeds = [[(words, 0), (words, 1)] for words in (False, False, True, True)]
+    assert asked == list(zip(["standard", "fast"] * 2, seeds, strict=True))
+    assert figure.value == -0.5 and figure.reached is False and figure.count == 2
+    assert figure.details["image_standard"] == figure.details["text_agreement"] == 1.0
+    assert figure.details["image_agreement"] == 0.5 and figure.details["text_change"] == 0.0
 
 
 def write_card(weights, folder) -> None:

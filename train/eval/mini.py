@@ -24,6 +24,7 @@ from train.eval.batched import BatchPipeline
 from train.eval.edits import edits
 from train.eval.generation import grid_cosine, image, image_canonical, text
 from train.eval.held_out import HeldOut
+from train.eval.presets import fast_preset
 from train.eval.probe import Probe
 from train.eval.reconstruction import slat_vae, structure_vae
 from train.eval.report import Figure, rounded, table
@@ -37,6 +38,7 @@ FIGURES: dict[str, Callable[[Session], list[Figure]]] = {
     "image": image,
     "image_canonical": image_canonical,
     "edits": edits,
+    "fast_preset": fast_preset,
 }
 """Groups of figures by name: slat_vae also measures the judge, text also the usability of meshes."""
 
