@@ -33,11 +33,13 @@ class FastFlows:
         device: where they compute.
         compile: whether large ones are compiled at their first run.
         flows: those that a run has used, by role.
+        sparing: whether memory is short, so that records are kept for their stage only.
     """
 
     def __init__(self, device: torch.device, compile: bool = False) -> None:
         self.device, self.compile, self.flows = device, compile, {}
         self.flows: dict[str, FastFlow]
+        self.sparing = False
 
     def of(self, role: str, network: nn.Module, size: int) -> Any:
         """A network of `size` bytes that stays where it is, as a stage should use it."""
@@ -56,9 +58,17 @@ class FastFlows:
         return self.compile and role in ROLES and size >= WORTH_COMPILING and recorded_on(self.device)
 
     def rest(self) -> None:
-        """End a stage: what only its asset needed goes."""
+        """End a stage: what only its asset needed goes; where memory is short, all records."""
         for flow in self.flows.values():
-            flow.rest()
+            flow.rest(self.sparing)
+
+    def spare(self) -> bool:
+        """Memory ran out: keep no records from stage to stage from now on; False when there is nothing to gain."""
+        if self.sparing or not self.flows:
+            return False
+        self.sparing = True
+        self.rest()
+        return True
 
     def clear(self) -> None:
         """Make all networks plain again; the next run begins anew."""

@@ -153,7 +153,9 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch and its libraries say it in several ways."""
+    """Whether an error says that memory ran out, or came of that; torch and its libraries say it in several ways."""
+    if error.__context__ is not None and is_out_of_memory(error.__context__):
+        return True  # such as the end of a recording during which it ran out
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")

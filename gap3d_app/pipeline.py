@@ -293,7 +293,7 @@ class Gap3DPipeline:
             run.seconds[stage] = (time.perf_counter() - start) / len(alive)
 
     def _steps(self, stage: str, runs: list[Run]) -> Steps:
-        """A stage's steps; where memory runs out, all of them again in the next lower memory mode.
+        """A stage's steps; where memory runs out, all of them again: without records kept, then in the next lower mode.
 
         Raises:
             OutOfMemory: there is no lower one.
@@ -311,6 +311,8 @@ class Gap3DPipeline:
                 self.flows.rest()
                 self.memory.send_home()
             # Outside of the handler, because the error holds what its functions had on the device.
+            if self.flows.spare():
+                continue
             if not self.lower_memory():
                 raise memory.shortage(stage, self.device, self._largest())
             for run in runs:

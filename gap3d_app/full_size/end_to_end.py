@@ -52,8 +52,8 @@ PART = "text-to-glb"
 """Name of this part of `bench --full-size`."""
 
 VOXELS = 20216
-CARDS = {RESIDENT: 16e9, LOW_VRAM: 6e9}
-"""Bytes that torch may take in the runs on a small card."""
+CARDS = {RESIDENT: 16, LOW_VRAM: 6}
+"""GiB of the small cards that are tried; half a GiB of them is CUDA's own."""
 
 SUPPLIED = (
     f"random weights; supplied: {WORDS} token ids, the occupied voxels ({{voxels:,}}, a shell; the structure's own are "
@@ -72,8 +72,8 @@ class EndToEnd:
         seconds: least wall seconds of the timed runs, prompt to file.
         first_seconds: of the first run in this way, with compilation and recording.
         stages: seconds by stage of the quickest run, "files" for texture and writing.
-        allocated_gb, reserved_gb: most bytes (1e9) of the timed runs in tensors, and held from the device.
-        networks_gb: bytes of the networks that were loaded.
+        allocated_gib, reserved_gib: most memory of the timed runs in tensors, and held from the device.
+        networks_gib: of the networks that were loaded.
         faces: of the mesh before it was simplified.
         error: why it did not run.
     """
@@ -84,9 +84,9 @@ class EndToEnd:
     seconds: float | None = None
     first_seconds: float | None = None
     stages: dict[str, float] = field(default_factory=dict)
-    allocated_gb: float | None = None
-    reserved_gb: float | None = None
-    networks_gb: float | None = None
+    allocated_gib: float | None = None
+    reserved_gib: float | None = None
+    networks_gib: float | None = None
     faces: int | None = None
     error: str | None = None
 
@@ -231,11 +231,11 @@ def measure_end_to_end(
     add("standard", "all networks there, those for pictures too", 1)
     for role in set(ROLES) - set(TEXT_ROLES):
         del pipeline._parts[role]
-    add("standard", f"on a card of {_gb(CARDS[RESIDENT])} GB", 1, CARDS[RESIDENT])
+    add("standard", f"on a card of {CARDS[RESIDENT]} GiB", 1, CARDS[RESIDENT])
     if pipeline.memory.mode == RESIDENT:
         pipeline.lower_memory()
     for preset in PRESETS:
-        add(preset, f"on a card of {_gb(CARDS[LOW_VRAM])} GB", min(runs, 2), CARDS[LOW_VRAM])
+        add(preset, f"on a card of {CARDS[LOW_VRAM]} GiB", min(runs, 2), CARDS[LOW_VRAM])
     return rows
 
 
@@ -257,10 +257,10 @@ def _measure(pipeline: Gap3DPipeline, row: EndToEnd, runs: int) -> None:
             return
     row.seconds, row.memory = round(best, 3), pipeline.memory.mode
     row.stages = {stage: round(seconds, 4) for stage, seconds in row.stages.items()}
-    row.networks_gb = _gb(sum(byte_size(network) for network in pipeline._parts.values()))
+    row.networks_gib = _gib(sum(byte_size(network) for network in pipeline._parts.values()))
     if device.type == "cuda":
-        row.allocated_gb = _gb(torch.cuda.max_memory_allocated(device))
-        row.reserved_gb = _gb(torch.cuda.max_memory_reserved(device))
+        row.allocated_gib = _gib(torch.cuda.max_memory_allocated(device))
+        row.reserved_gib = _gib(torch.cuda.max_memory_reserved(device))
 
 
 def _run(pipeline: Gap3DPipeline, preset: str, folder: Path) -> tuple[float, Any, float]:
@@ -280,21 +280,21 @@ def _reset(device: torch.device) -> None:
 
 
 @contextmanager
-def _card(device: torch.device, size: float | None) -> Iterator[None]:
-    """Torch may take so many bytes only."""
-    if size is None or device.type != "cuda":
+def _card(device: torch.device, gib: float | None) -> Iterator[None]:
+    """Torch may take no more than what such a card has."""
+    if gib is None or device.type != "cuda":
         yield
         return
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(size / torch.cuda.mem_get_info(device)[1], device)
+    torch.cuda.set_per_process_memory_fraction((gib - 0.5) * 2**30 / torch.cuda.mem_get_info(device)[1], device)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def _gb(size: float) -> float:
-    return round(size / 1e9, 2)
+def _gib(size: float) -> float:
+    return round(size / 2**30, 2)
 
 
 def _line(row: EndToEnd) -> str:
@@ -310,7 +310,7 @@ def table(rows: list[dict[str, Any]], voxels: int = VOXELS) -> str:
     """The figures as text."""
     lines = ["", f"text to GLB, prompt to file: {SUPPLIED.format(voxels=voxels)}", ""]
     lines.append(
-        f"{'preset':9} {'memory':9} {'way':44} {'s':>7} {'first':>8} {'tensors GB':>11} {'held GB':>8} {'networks':>9}"
+        f"{'preset':9} {'memory':9} {'way':44} {'s':>7} {'first':>8} {'tensors GiB':>12} {'held GiB':>9} {'weights':>9}"
     )
     for row in rows:
         head = f"{row['preset']:9} {row['memory']:9} {row['way']:44}"
@@ -318,7 +318,7 @@ def table(rows: list[dict[str, Any]], voxels: int = VOXELS) -> str:
             lines.append(f"{head} {row['error']}")
             continue
         held = "".join(f" {'' if row[key] is None else row[key]:>{width}}" for key, width in (
-            ("allocated_gb", 11), ("reserved_gb", 8), ("networks_gb", 9)))  # fmt: skip
+            ("allocated_gib", 12), ("reserved_gib", 9), ("networks_gib", 9)))  # fmt: skip
         lines.append(f"{head} {row['seconds']:7.2f} {row['first_seconds']:8.1f}{held}")
         lines.append("          " + ", ".join(f"{stage} {value:.3f}" for stage, value in row["stages"].items()))
     return "\n".join(lines)

@@ -77,9 +77,13 @@ class FastFlow:
         self.ready = True
         return found
 
-    def rest(self) -> None:
-        """End a stage: the records of a structured latent go, since the next asset has other voxels."""
-        if self.steps is not None and isinstance(self.flow, SLatFlowModel):
+    def rest(self, sparing: bool = False) -> None:
+        """End a stage: the records of a structured latent go, since the next asset has other voxels.
+
+        Args:
+            sparing: the others go too; the next run makes them again, in the time of some single steps.
+        """
+        if self.steps is not None and (sparing or isinstance(self.flow, SLatFlowModel)):
             self.steps.forget()
 
     def undo(self) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from gap3d_app import fast_flows, stages
 from gap3d_app.errors import Cancelled
+from gap3d_app.flow import graphs
 from gap3d_app.models import acceleration
 from gap3d_app.models.fast_flow import FastFlow
 from gap3d_app.modes import LOW_VRAM, RESIDENT
@@ -70,25 +71,47 @@ def test_networks_that_move_stay_plain(on_cpu, tiny_weights):
     assert not pipe.flows.flows and not on_cpu and not pipe.will_compile(FLOWS)
 
 
-@pytest.mark.parametrize("stage", ["grid", "slat"])
-def test_out_of_memory_undoes_them(on_cpu, tiny_weights, tiny_pipeline, monkeypatch, stage):
-    """Their memory is free before the stage begins again in the lower mode, with plain networks."""
+def failing(monkeypatch, stage: str, times: int, fail) -> list[dict[str, list]]:
+    """Let a stage fail so often in its second step; gives the flows' records at the begin of every try."""
     whole, calls = getattr(stages, f"{stage}_stage"), []
 
     def step(networks, runs):
-        calls.append(dict(networks.flows.flows))
+        flows = networks.flows.flows
+        calls.append({role: list(flow.steps._records) if flow.steps else [] for role, flow in flows.items()})
         for number, event in enumerate(whole(networks, runs)):
-            if len(calls) == 1 and number == 1:
-                calls.append(dict(networks.flows.flows))
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            if len(calls) <= times and number == 1:
+                fail()
             yield event
 
     monkeypatch.setattr(stages, f"{stage}_stage", step)
-    pipe = loaded(tiny_weights)
+    return calls
+
+
+def out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_out_of_memory_first_takes_the_records(on_cpu, tiny_weights, tiny_pipeline, monkeypatch):
+    """From then on every stage takes its own away; nobody need be told."""
+    calls, pipe = failing(monkeypatch, "slat", 1, out_of_memory), loaded(tiny_weights)
     asset = pipe("a red chair", **FAST)
-    before, after = calls[1], calls[2]
-    assert before and not after and not pipe.flows.flows and pipe.memory.mode == LOW_VRAM and len(asset.warnings) == 1
-    for fast in before.values():
+    first, second = calls
+    assert first["structure_flow"] and not any(second.values()) and pipe.memory.mode == RESIDENT and not asset.warnings
+    assert not any(flow.steps._records for flow in pipe.flows.flows.values()) and set(pipe.flows.flows) == FLOWS
+    monkeypatch.undo()
+    assert torch.allclose(asset.mesh.vertices, tiny_pipeline("a red chair", **FAST).mesh.vertices, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["grid", "slat"])
+def test_out_of_memory_again_undoes_them(on_cpu, tiny_weights, tiny_pipeline, monkeypatch, stage):
+    """Their memory is free before the stage begins again in the lower mode, with plain networks."""
+    calls, pipe, undone = failing(monkeypatch, stage, 2, out_of_memory), loaded(tiny_weights), []
+    clear = fast_flows.FastFlows.clear
+    monkeypatch.setattr(fast_flows.FastFlows, "clear", lambda self: undone.extend(self.flows.values()) or clear(self))
+    asset = pipe("a red chair", **FAST)
+    assert len(calls) == 3 and calls[1] and not calls[2] and not pipe.flows.flows
+    assert pipe.memory.mode == LOW_VRAM and len(asset.warnings) == 1
+    for fast in undone:
         assert fast.steps is None and "advance" not in vars(fast.flow)
     assert pipe._parts["grid_dit"].blocks()[0].attn1.stacked is None
     monkeypatch.undo()
@@ -125,3 +148,25 @@ def test_on_cuda(tiny_weights, device):
     assert set(pipe.flows.flows) == FLOWS and all(isinstance(flow, FastFlow) for flow in pipe.flows.flows.values())
     other = pipe("a blue boat", **FAST), plain("a blue boat", **FAST)
     assert torch.allclose(other[0].slat.tensor.feats, other[1].slat.tensor.feats, atol=1e-3)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_gpu)])
+@pytest.mark.parametrize("recording", [False, True])
+def test_real_shortage_on_cuda(tiny_weights, monkeypatch, device, recording):
+    """More asked for than any card has: between steps, and while a step is recorded."""
+    def ask(*_):
+        torch.empty(1 << 46, device=device)
+
+    plain = loaded(tiny_weights, LOW_VRAM, device=device)("a red chair", **FAST)
+    pipe = loaded(tiny_weights, device=device)
+    pipe("a red chair", **FAST)
+    if recording:
+        captured = graphs._captured
+        monkeypatch.setattr(graphs, "_captured", lambda call, pool: captured(lambda: (ask(), call())[1], pool))
+    else:
+        failing(monkeypatch, "slat", 2, ask)
+    asset = pipe("a red chair", **FAST)
+    assert pipe.memory.mode == LOW_VRAM and "at the stage slat" in asset.warnings[0] and not pipe.flows.flows
+    monkeypatch.undo()
+    for one in (asset, pipe("a red chair", **FAST)):
+        assert torch.allclose(one.slat.tensor.feats, plain.slat.tensor.feats, atol=1e-3)

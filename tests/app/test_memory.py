@@ -182,6 +182,15 @@ def test_what_counts_as_out_of_memory(error, expected):
     assert memory.is_out_of_memory(error) is expected
 
 
+def test_what_came_of_a_shortage_counts_too():
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise torch.OutOfMemoryError("x")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+    assert memory.is_out_of_memory(caught.value)
+
+
 def test_other_errors_are_not_tried_again(tiny_pipeline, monkeypatch):
     def broken(networks, runs):
         raise RuntimeError("shapes differ")

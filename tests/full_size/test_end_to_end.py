@@ -65,11 +65,11 @@ def test_every_way_is_measured(toys):
     assert found == [
         ("standard", RESIDENT, "recorded"), ("fast", RESIDENT, "compiled and recorded"),
         ("standard", RESIDENT, "compiled and recorded"), ("standard", RESIDENT, "all networks there"),
-        ("standard", RESIDENT, "on a card of 16.0 GB"), ("fast", LOW_VRAM, "on a card of 6.0 GB"),
-        ("standard", LOW_VRAM, "on a card of 6.0 GB"),
+        ("standard", RESIDENT, "on a card of 16 GiB"), ("fast", LOW_VRAM, "on a card of 6 GiB"),
+        ("standard", LOW_VRAM, "on a card of 6 GiB"),
     ]  # fmt: skip
     assert all(row.seconds > 0 and row.faces and set(row.stages) >= {"grid", "files"} for row in rows)
-    assert rows[3].networks_gb >= rows[4].networks_gb
+    assert rows[3].networks_gib >= rows[4].networks_gib
     plain = json.loads(json.dumps([asdict(row) for row in rows]))
     lines = end_to_end.table(plain, 150).splitlines()
     assert len(lines) == 4 + 2 * len(rows) and "150, a shell" in lines[1]

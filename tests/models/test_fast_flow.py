@@ -132,3 +132,17 @@ def test_undoing_gives_the_memory_back() -> None:
     assert torch.cuda.memory_allocated() <= before
     flow.flow.cpu()
     assert torch.allclose(sampled(flow.flow.cuda(), SparseTensor(state.feats, state.coords), cond), plain, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_compiled_on_cuda() -> None:
+    """One asset, two at once, and one again."""
+    fast = FastFlow(slat_flow().cuda().to_torso_dtype(torch.float16), compile_blocks=True)
+    plain = slat_flow().cuda().to_torso_dtype(torch.float16)
+    for batch in (1, 2, 1):
+        (state, _), cond = states("slat", "cuda", batch)
+        slow, quick = sampled(plain, state, cond), sampled(fast, state, cond)
+        assert (quick - slow).norm() < 2e-2 * slow.norm()
+        fast.rest()
+    assert fast.compile_blocks and fast.ready
