@@ -56,8 +56,8 @@ CARDS = {RESIDENT: 16, LOW_VRAM: 6}
 """GiB of the small cards that are tried; half a GiB of them is CUDA's own."""
 
 SUPPLIED = (
-    f"random weights; supplied: {WORDS} token ids, the occupied voxels ({{voxels:,}}, a shell; the structure's own are "
-    "replaced) and the surface's signed distances on the mesh decoder's cells; GLB file included"
+    f"random weights; supplied: {WORDS} token ids, the occupied voxels ({{voxels:,}}, a shell, a few less every run; "
+    "the structure's own are replaced) and the surface's signed distances on the mesh decoder's cells; file included"
 )
 
 
@@ -146,16 +146,20 @@ class FixedWords:
 
 
 class GivenVoxels(nn.Module):
-    """The structure decoder; what it finds is replaced by a shell."""
+    """The structure decoder; what it finds is replaced by a shell of some voxels less every time.
+
+    Two assets hardly ever have as many voxels: what is made anew for another length belongs to the time of a run.
+    """
 
     def __init__(self, decoder: nn.Module, voxels: int) -> None:
         super().__init__()
-        self.decoder, self.voxels = decoder, voxels
+        self.decoder, self.voxels, self.calls = decoder, voxels, 0
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, r, r, r] -> [B, 1, R, R, R], positive on the shell."""
         found = self.decoder(x)
-        coords = shell(self.voxels, x.device, found.shape[-1])[:, 1:].long()
+        coords = shell(int(self.voxels * 0.998**self.calls), x.device, found.shape[-1])[:, 1:].long()
+        self.calls += 1
         found.fill_(-1.0)[:, 0, coords[:, 0], coords[:, 1], coords[:, 2]] = 1.0
         return found
 

@@ -17,6 +17,7 @@ from gap3d_app.sparse.tensor import SparseTensor
 
 logger = logging.getLogger(__name__)
 
+MOST_FORMS = 64
 MOST_CONDITIONS = 2
 """A picture or a prompt, and nothing to guide against."""
 
@@ -49,6 +50,8 @@ class FastFlow:
     def prepare(self, conditions: list[Any], times: Tensor) -> list[list[Any]]:
         """See the network."""
         if self.steps is None:
+            if self.compile_blocks:
+                _allow_forms()
             accelerated(
                 self.flow, _tokens(self.flow), conditions[0].shape[1], False, compile_blocks=self.compile_blocks
             )
@@ -90,6 +93,13 @@ class FastFlow:
         """Make the network plain, so that its weights may move, and give the records' memory back."""
         self.steps = None
         plain(self.flow)
+
+
+def _allow_forms() -> None:
+    """The flows of all weights that a page offers share one function, which torch would compile eight times at most."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
 
 
 def _tokens(flow: nn.Module) -> int:

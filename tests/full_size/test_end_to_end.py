@@ -16,6 +16,7 @@ from gap3d_app.modes import LOW_VRAM, RESIDENT
 from tests.full_size.test_stages import SMALL
 
 CPU = torch.device("cpu")
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 TEXT = dict(vocab_size=100, hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=1, mrope_section=[1, 1, 1])
 TOYS = {
@@ -54,12 +55,14 @@ def test_the_supplied_shape_comes_out(toys):
     radius = asset.mesh.vertices.norm(dim=1)
     wanted = (150 / (8 * torch.pi)) ** 0.5 / 16
     assert abs(radius.mean() - wanted) < 0.01 and radius.std() < 0.03
+    assert len(pipeline("anything", formats=["glb"]).occupancy) == 149
     assert set(pipeline.sizes()) == set(end_to_end.ROLES)
 
 
-def test_every_way_is_measured(toys):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_every_way_is_measured(toys, device):
     said = []
-    rows = end_to_end.measure_end_to_end(CPU, 1, 150, said.append)
+    rows = end_to_end.measure_end_to_end(torch.device(device), 1, 150, said.append)
     assert [row.error for row in rows] == [None] * len(rows) and len(said) == len(rows)
     found = [(row.preset, row.memory, row.way.split(",")[0]) for row in rows]
     assert found == [
