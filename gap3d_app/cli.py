@@ -320,7 +320,7 @@ def _bench_full_size(options: argparse.Namespace) -> int:
     say = functools.partial(print, file=sys.stderr, flush=True)
     figures = bench(options.runs, tuple(part for part in parts if part != end_to_end.PART), say=say)
     if end_to_end.PART in parts:
-        rows = end_to_end.measure_end_to_end(torch.device("cuda", 0), options.runs, say=say)
+        rows = end_to_end.measure_end_to_end(torch.device("cuda"), options.runs, say=say)
         figures["text_to_glb"] = end_to_end.as_dicts(rows)
     if options.json:
         print(json.dumps(figures, indent=2))

@@ -8,6 +8,7 @@ into static tensors first: the state and the step's modulation always, a conditi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -93,14 +94,25 @@ class _Record:
         return _rebuilt(self.result, (tensor.clone() for tensor in _tensors(self.result)))
 
 
+@lru_cache(maxsize=8)
+def _stream(device: int) -> torch.cuda.Stream:
+    """The stream that steps are recorded on: one, because libraries keep memory for every stream that they see."""
+    return torch.cuda.Stream(device)
+
+
 def _captured(call: Any, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
     """A graph of `call` and the tensors that a replay fills; `pool` is the memory that it works in.
 
     Not through `torch.cuda.graph`, which empties the allocator's cache and waits for the device first.
     """
-    graph, stream, outer = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+    graph, outer = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    stream = _stream(outer.device_index)
     stream.wait_stream(outer)
     with torch.cuda.stream(stream):
+        # A recording begins with two numbers of its own, and torch ends the process if there is no memory for them;
+        # here that is an error like any other, and what is free afterwards is enough for them.
+        room = [torch.empty(1, dtype=torch.int64, device=outer.device) for _ in range(2)]
+        del room
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             result = call()

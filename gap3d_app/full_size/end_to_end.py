@@ -290,11 +290,12 @@ def _card(device: torch.device, gib: float | None) -> Iterator[None]:
         yield
         return
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((gib - 0.5) * 2**30 / torch.cuda.mem_get_info(device)[1], device)
+    number = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction((gib - 0.5) * 2**30 / torch.cuda.mem_get_info(number)[1], number)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, number)
 
 
 def _gib(size: float) -> float:

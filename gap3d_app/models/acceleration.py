@@ -80,8 +80,9 @@ def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int) -> None:
             block.attn1.kernel, block.attn2.kernel = within, across
         return
     heads, channels = flow.config.heads, flow.config.model_channels // flow.config.heads
-    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device)
-    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device)
+    varies = isinstance(flow, SLatFlowModel)  # every asset has another number of voxels
+    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device, varies)
+    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device, varies)
     for layer in flow.modules():
         if isinstance(layer, MultiHeadAttention):
             layer.kernel = across if layer.cross else within
