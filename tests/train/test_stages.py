@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gap3d_app.models.checkpoint import load_model, read_config
+from train import checkpoints
 from train import export as export_module
-from train import loop as loop_module
+from train.checkpoints import Ema, find_checkpoint, load_checkpoint, save_checkpoint
 from train.data import pack
 from train.data.packed import PackedAssets
 from train.eval.probe import Probe
@@ -25,7 +26,7 @@ from train.generated_grids import make_grids, picture_prompts, read_grids, write
 from train.grid_alignment import GridAlignmentStage
 from train.image_encoder import ImageEncoderStage, known_accuracy, known_cross_entropy
 from train.language_model import LanguageModelStage
-from train.loop import Ema, LoopConfig, Stage, find_checkpoint, load_checkpoint, lr_factor, run, save_checkpoint
+from train.loop import LoopConfig, Stage, lr_factor, run
 from train.probe import ProbeStage
 from train.slat_flow import SLatFlowStage
 from train.slat_vae import SLatVaeStage
@@ -287,6 +288,23 @@ def test_a_run_may_start_from_a_saved_network(runs, tmp_path):
     assert same("structure_encoder") and not same("structure_decoder")
 
 
+def test_tuning_keeps_a_share_of_what_it_began_with(runs, tmp_path):
+    begun = runs.trained("structure_flow") / "model" / "structure_flow"
+    stage = runs.stage("structure_flow", tmp_path)
+    loop = LoopConfig(steps=2, batch_size=2, lr=0.01, log_every=1, init={"flow": str(begun)}, keep=0.25)
+    run(stage, loop, tmp_path / "tuned")
+    first, saved = (load_file(f"{stem}.safetensors") for stem in (begun, tmp_path / "tuned" / "model" / begun.name))
+    tuned = load_file(tmp_path / "tuned" / "checkpoint" / "ema.safetensors")
+    moved = 0.0
+    for name, value in tuned.items():
+        key = name.removeprefix("flow.")
+        assert torch.allclose(saved[key], 0.75 * value + 0.25 * first[key].float(), atol=1e-6), name
+        moved += float((saved[key] - first[key]).abs().sum())
+    assert moved > 0
+    with pytest.raises(ValueError, match="must name flow"):
+        run(stage, replace(loop, init={}), tmp_path / "nothing")
+
+
 class Halted(Exception):
     """Stands for the machine going down."""
 
@@ -314,7 +332,7 @@ def test_a_checkpoint_is_there_whenever_the_save_is_stopped(tmp_path, monkeypatc
         return call
 
     with monkeypatch.context() as patched:
-        for module, name in ((loop_module.os, "replace"), (loop_module.shutil, "rmtree")):
+        for module, name in ((checkpoints.os, "replace"), (checkpoints.shutil, "rmtree")):
             patched.setattr(module, name, halting(getattr(module, name)))
         try:
             save(2)
