@@ -125,8 +125,8 @@ class Gap3DPipeline:
             dtype: "auto" (bfloat16 where the hardware multiplies it fast, else float32), or a torch dtype.
             memory: the mode: "auto" (resident, unless the graphics card has too little free memory),
                 or one of `modes.MODES`.
-            compile: compile full-size flow networks for the graphics card: the first run takes a minute or so
-                longer, every other one a third less time. Without effect elsewhere, and in low-vram mode.
+            compile: compile full-size flow networks for the graphics card: the first run takes tens of seconds
+                longer, every other one a quarter less time. Without effect elsewhere, and in low-vram mode.
 
         Raises:
             WeightsError: a file is missing, truncated or altered; the message names it with both sha256.
