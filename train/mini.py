@@ -1,11 +1,11 @@
-"""Run the whole training sequence of gap3d-mini, stages side by side where they can be.
+"""Run the whole training sequence of gap3d-mini.
 
     python -m train.mini [--gpus N] [--steps assets stages export] [--only STAGE ...] [overrides]
 
-The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done, on the GPU
-with the least to do; grid alignment and the SLAT flow take all that are idle then. A stage that was interrupted goes on
-from its checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all stages
-(`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to `runs/<stage>.log`.
+The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done and a GPU has
+room for it; small ones share one, grid alignment and the SLAT flow take all that are idle. A stage that was interrupted
+goes on from its checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all
+stages (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to `runs/<stage>.log`.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+FULL = 2
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,25 +27,25 @@ class Plan:
 
     Attributes:
         needs: stages whose results it reads.
-        load: its share of a GPU; 2 fills one.
+        load: its share of a GPU; `FULL` fills one.
         module: its module in `train`, when not named like the stage.
         wide: takes all GPUs that are idle when it starts.
     """
 
     needs: tuple[str, ...] = ()
-    load: int = 2
+    load: int = FULL
     module: str = ""
     wide: bool = False
 
 
 STAGES = {
-    "slat_vae": Plan(),
     "image_encoder": Plan(),
     "language_model": Plan(),
+    "slat_vae": Plan(),
     "structure_vae": Plan(load=1),
     "probe": Plan(load=1),
-    "grid_alignment": Plan(("image_encoder", "language_model"), wide=True),
     "structure_flow": Plan(("image_encoder", "structure_vae")),
+    "grid_alignment": Plan(("image_encoder", "language_model"), wide=True),
     "slat_flow": Plan(("image_encoder", "slat_vae"), wide=True),
     "generated_grids": Plan(("grid_alignment",), load=1),
     "structure_tuning": Plan(("structure_flow", "generated_grids"), module="structure_flow"),
@@ -78,7 +80,7 @@ class Schedule:
 
     Attributes:
         waiting: stages to run, in order of preference.
-        gpus: number of GPUs, 0 on a machine without.
+        gpus: number of GPUs; a machine without counts as one.
         running: stage to the GPUs that it holds.
         done, failed: stages that ended; `failed` also has those whose needs failed.
     """
@@ -97,23 +99,22 @@ class Schedule:
             if any(need in self.failed for need in needs):
                 self.waiting.remove(stage)
                 self.failed.append(stage)
-            elif all(need in self.done for need in needs):
+            elif all(need in self.done for need in needs) and (places := self._place(STAGES[stage])):
                 self.waiting.remove(stage)
-                self.running[stage] = self._place(stage)
-                return stage, self.running[stage]
+                self.running[stage] = places
+                return stage, places
         return None
 
-    def _place(self, stage: str) -> list[int]:
-        if self.gpus == 0:
-            return []
-        load = [0] * self.gpus
+    def _place(self, plan: Plan) -> list[int]:
+        """GPUs for a stage; none as long as all are full."""
+        load = [0] * max(1, self.gpus)
         for other, places in self.running.items():
             for gpu in places:
                 load[gpu] += STAGES[other].load
         idle = [gpu for gpu, value in enumerate(load) if value == 0]
-        if STAGES[stage].wide and len(idle) > 1:
+        if plan.wide and len(idle) > 1:
             return idle
-        return [min(range(self.gpus), key=load.__getitem__)]
+        return [gpu for gpu in sorted(range(len(load)), key=load.__getitem__) if load[gpu] + plan.load <= FULL][:1]
 
     def end(self, stage: str, code: int) -> None:
         """A stage's process ended."""
@@ -131,12 +132,12 @@ def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
     while schedule.waiting or processes:
         while (start := schedule.next()) is not None:
             stage, places = start
-            command = stage_command(stage, overrides, max(1, len(places)))
-            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, places))} if places else {}
+            command = stage_command(stage, overrides, len(places))
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, places))} if gpus else {}
             with open(f"runs/{stage}.log", "a") as log:
                 process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | visible)
             processes[stage] = process, time.time()
-            print(f"{stage}: started" + (f" on GPU {visible['CUDA_VISIBLE_DEVICES']}" if places else ""), flush=True)
+            print(f"{stage}: started" + (f" on GPU {visible['CUDA_VISIBLE_DEVICES']}" if gpus else ""), flush=True)
         for stage, (process, begin) in list(processes.items()):
             if (code := process.poll()) is not None:
                 schedule.end(stage, code)
@@ -153,8 +154,8 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--only", nargs="+", choices=STAGES, help="only these stages")
     parser.add_argument("--gpus", type=int, default=torch.cuda.device_count())
-    parser.add_argument("--count", type=int, default=26000, help="procedural assets")
-    parser.add_argument("--edits", type=int, default=7000, help="procedural edit pairs")
+    parser.add_argument("--count", type=int, default=12000, help="procedural assets")
+    parser.add_argument("--edits", type=int, default=12000, help="procedural edit pairs")
     args, overrides = parser.parse_known_args()
     if wrong := [o for o in overrides if "=" not in o]:
         parser.error(f"unknown argument {wrong[0]!r}; overrides look like loop.minutes=1 or slat_vae:loop.minutes=1")

@@ -227,8 +227,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights/gap3d-mini"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs with their log.jsonl")
     parser.add_argument("--hardware", default="One NVIDIA H200", help="what the stages were trained on")
-    parser.add_argument("--count", type=int, default=26000, help="single assets of the training set")
-    parser.add_argument("--edits", type=int, default=7000, help="edit pairs of the training set")
+    parser.add_argument("--count", type=int, default=12000, help="single assets of the training set")
+    parser.add_argument("--edits", type=int, default=12000, help="edit pairs of the training set")
     args = parser.parse_args()
     paths = [args.runs / stage / "log.jsonl" for stage in STAGES]
     logs = [read_log(path) for path in paths if path.is_file()]
