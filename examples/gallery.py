@@ -32,7 +32,7 @@ PROMPTS = (
     "a small red toy airplane", "a blue chair", "a yellow school bus", "a wooden treasure chest",
     "a white robot dog", "a teapot", "a tall lighthouse", "a green armchair",
 )
-EDITS = {"penguin": "make it green", "truck": "make it blue", "chair": "the same but yellow", "teapot": "make it red"}
+EDITS = {"penguin": "make it green", "truck": "make it blue", "chair": "a taller one", "teapot": "make it red"}
 CELL, SAMPLES = 256, 3  # pixels per side of a tile, samples per side of a pixel
 MARGIN = 1.12  # side of a tile over the longer side of the object in it
 
