@@ -238,7 +238,7 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
     )
     counted = [parts.model, parts.preset, parts.picture, parts.mesh, *(parts.advanced[name] for name in COUNTED)]
     cost = dict(fn=handlers.cost, inputs=parts.inputs, outputs=parts.cost, queue=False, **HIDDEN)
-    triggers = [*(part.change for part in counted), parts.prompt.blur]
+    triggers = [part.change for part in counted]
     gr.on(triggers, api_name="page_cost", trigger_mode="always_last", **cost)
     run.then(api_name="page_cost_after", **cost)
     show_blend = scripts.show_blend([key for key, offer in handlers.shelf.offers.items() if offer.both])
