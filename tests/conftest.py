@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import gap3d_app  # noqa: F401  before torch, because it says how torch's threads wait
+from tests.compilations import compilations  # noqa: F401
 from tests.sources.published import empty_hub_cache, releases  # noqa: F401
 from tests.varlen import varlen_on_cpu  # noqa: F401
 

@@ -6,7 +6,6 @@ import torch
 from gap3d_app import fast_flows, stages
 from gap3d_app.errors import Cancelled
 from gap3d_app.flow import graphs
-from gap3d_app.models import acceleration
 from gap3d_app.models.fast_flow import FastFlow
 from gap3d_app.modes import LOW_VRAM, RESIDENT
 from gap3d_app.pipeline import Gap3DPipeline
@@ -17,21 +16,11 @@ on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), rea
 
 
 @pytest.fixture
-def on_cpu(monkeypatch) -> list[str]:
+def on_cpu(monkeypatch, compilations) -> list[str]:
     """Fast flows on the processor, as if compiled; gives the blocks that were called so."""
-    calls = []
-
-    def noted(advance, any_length=None):
-        def call(block, *rest):
-            calls.append(type(block).__name__)
-            return advance(block, *rest)
-
-        return call
-
-    monkeypatch.setattr(acceleration, "compiled", noted)
     monkeypatch.setattr(fast_flows, "recorded_on", lambda device: True)
     monkeypatch.setattr(fast_flows, "WORTH_COMPILING", 1000)
-    return calls
+    return compilations
 
 
 def loaded(weights, memory: str = RESIDENT, compile: bool = True, device: str = "cpu") -> Gap3DPipeline:

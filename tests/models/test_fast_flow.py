@@ -19,22 +19,6 @@ DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 SAMPLER = FlowSampler(steps=5, rescale_t=3.0, cfg_strength=2.0, cfg_interval=(0.5, 1.0))
 
 
-@pytest.fixture
-def compilations(monkeypatch) -> list[str]:
-    """Names of the classes whose blocks were called as compiled ones; nothing is compiled."""
-    calls = []
-
-    def noted(advance, any_length=None):
-        def call(block, *rest):
-            calls.append(type(block).__name__)
-            return advance(block, *rest)
-
-        return call
-
-    monkeypatch.setattr(acceleration, "compiled", noted)
-    return calls
-
-
 def sampled(flow, state, cond, sampler: FlowSampler = SAMPLER) -> torch.Tensor:
     result = sampler.sample(flow, state, cond, torch.zeros_like(cond[:1]))
     return getattr(result, "feats", result)
