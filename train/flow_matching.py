@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gap3d_app.models.checkpoint import load_model
 from train.generated_grids import read_grids
+from train.mirror import mirrored_images
 from train.recolor import recolored
 
 SIGMA_MIN = 1e-5
@@ -30,7 +31,8 @@ class ConditionSource:
     With probability `drop` a sample's tokens become zeros (the null condition). With probability 0.5 they
     get noise of a random size up to `noise` and are layer-normalised again, because at inference the tokens
     often come from the grid transformer and are not exact. Half of the views are view 0, the one that text
-    prompts generate. Pictures are seen in the colours of `maps` (train/recolor.py).
+    prompts generate. Pictures are seen in the colours of `maps` (train/recolor.py), and flipped where the asset is
+    mirrored (train/mirror.py).
 
     With `generated` (a file of train.generated_grids) a `share` of the samples get the grid that a caption of the
     asset led to instead, as it is.
@@ -51,17 +53,20 @@ class ConditionSource:
 
     @torch.no_grad()
     def __call__(
-        self, data, ids: Tensor, generator: torch.Generator, maps: Tensor, from_text: Tensor | None = None
-    ) -> Tensor:
-        """Tokens [B, N, C] for assets `ids` of `data`, recoloured by `maps` [B, 3, 3].
+        self, data, ids: Tensor, generator: torch.Generator, maps: Tensor, from_text: Tensor | None = None,
+        mirrored: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Tokens [B, N, C] for assets `ids` of `data`, recoloured by `maps` [B, 3, 3], some `mirrored` [B].
 
-        Samples of `from_text` [B] see the generated grid of their asset, in its own colours.
+        Samples of `from_text` [B] see the generated grid of their asset, in its own colours and as it is.
         """
         b, device = len(ids), ids.device
         r = torch.rand(b, 5, generator=generator, device=device)
         views = data.views.shape[1]
         view = torch.where(r[:, 0] < 0.5, 0, (r[:, 1] * views).long())
         images = recolored(data.images(ids, view), maps)
+        if mirrored is not None:
+            images = mirrored_images(images, mirrored)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             tokens = self.encoder.encode(images).float()
         size = self.noise * r[:, 2] * (r[:, 3] < 0.5)

@@ -11,8 +11,9 @@ Heads (thrown away afterwards) read the same layer-normalised tokens that the fl
 * each patch: its 4x4 down-sampled colours, and normals and depth at 2x2 (L1);
 * all tokens: 512 learnt queries, one per cell of an 8^3 grid in the asset's own frame, cross-attend to the
   tokens and say which of their 4^3 voxels are occupied (binary cross-entropy). This is what teaches pose.
-Augmentation: small crops and shifts, brightness, saturation, noise, and for half of the pictures other colours
-(train/recolor.py), whose colour label is then unknown: categories must not be told by their usual colours.
+Augmentation: small crops and shifts, brightness, saturation, noise, half of the assets mirrored (train/mirror.py),
+and for half of the pictures other colours (train/recolor.py), whose colour label is then unknown: categories must
+not be told by their usual colours.
 """
 
 from pathlib import Path
@@ -26,6 +27,7 @@ from gap3d_app.models.image_encoder import ImageEncoder
 from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
 from train.loop import Stage, read_config, run, training_device
+from train.mirror import draw_mirrored, mirrored_geometry, mirrored_grid, mirrored_images
 from train.recolor import color_maps, recolored
 from train.samples import photo, save_sheet
 
@@ -109,7 +111,11 @@ class ImageEncoderStage(Stage):
         images = data.images(ids, view)
         geometry = data.normals[ids, view].permute(0, 3, 1, 2).float() / 127
         labels = torch.stack([data.category[ids], data.color[ids], data.finish[ids]], 1).long()
+        voxels = data.occupancy(ids)
         if jitter:
+            chosen = draw_mirrored(batch_size, generator)
+            images, geometry = mirrored_images(images, chosen), mirrored_geometry(geometry, chosen)
+            voxels = mirrored_grid(voxels, chosen)
             maps, changed = color_maps(batch_size, generator)
             labels[changed, 1] = -1
             images, theta = augment(recolored(images, maps), generator)
@@ -119,7 +125,7 @@ class ImageEncoderStage(Stage):
             "images": images,
             "geometry": geometry,
             "labels": labels,
-            "grid": data.occupancy(ids),
+            "grid": voxels,
         }
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,7 +3,8 @@
     accelerate launch -m train.structure_flow --config train/configs/mini/structure_flow.yaml
 
 Flow matching with logit-normal times, null condition with probability 0.1 (spec/trellis 9.4). Latents are
-the structure VAE's posterior means, computed once at the start and kept on the device.
+the structure VAE's posterior means, of every asset and of its mirror image (train/mirror.py), computed once at
+the start and kept on the device.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
 from train.loop import Stage, read_config, run, training_device
+from train.mirror import draw_mirrored, mirrored_grid
 from train.recolor import color_maps
 from train.samples import photo, save_sheet, voxel_photo
 from train.structure_vae import intersection_over_union
@@ -35,27 +37,30 @@ class StructureFlowStage(Stage):
         self.condition = ConditionSource(parts["image_encoder"], assets=len(self.data), device=device, **condition)
         self._decoder = [load_model(parts["structure_decoder"], device=device).eval()]
         encoder = load_model(parts["structure_encoder"], device=device).eval()
-        self.latents = self._encode(encoder, self.data)
+        self.latents = torch.stack([self._encode(encoder, self.data, mirrored) for mirrored in (False, True)])
 
     @torch.no_grad()
-    def _encode(self, encoder, data: PackedAssets) -> Tensor:
-        """Posterior means [A, 8, 8, 8, 8] of every asset."""
+    def _encode(self, encoder, data: PackedAssets, mirrored: bool) -> Tensor:
+        """Posterior means [A, 8, 8, 8, 8] of every asset, or of its mirror image."""
         out = []
         for start in range(0, len(data), 256):
             ids = torch.arange(start, min(start + 256, len(data)), device=data.device)
-            out.append(encoder.posterior(data.occupancy(ids))[0].float())
+            grid = mirrored_grid(data.occupancy(ids), torch.full_like(ids, mirrored, dtype=torch.bool))
+            out.append(encoder.posterior(grid)[0].float())
         return torch.cat(out)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
         """Latents, condition tokens, noise and times."""
         device = generator.device
         ids = self.data.draw(batch_size, generator)
-        x0 = self.latents[ids]
+        from_text = self.condition.draw_generated(batch_size, generator)
+        mirrored = draw_mirrored(batch_size, generator) & ~from_text
+        x0 = self.latents[mirrored.long(), ids]
         t = sample_times(batch_size, generator)
         noise = torch.randn(x0.shape, generator=generator, device=device)
         x_t, velocity = noisy_state(x0, noise, t.view(-1, 1, 1, 1, 1))
-        maps, from_text = color_maps(batch_size, generator)[0], self.condition.draw_generated(batch_size, generator)
-        cond = self.condition(self.data, ids, generator, maps, from_text)
+        maps = color_maps(batch_size, generator)[0]
+        cond = self.condition(self.data, ids, generator, maps, from_text, mirrored)
         return {"x": x_t, "t": t * 1000, "v": velocity, "cond": cond}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -69,7 +74,7 @@ class StructureFlowStage(Stage):
         images = self.test.images(ids, 0)
         cond = self.condition.encoder.encode(images).float()
         generator = torch.Generator(ids.device).manual_seed(0)
-        noise = torch.randn(len(ids), *self.latents.shape[1:], generator=generator, device=ids.device)
+        noise = torch.randn(len(ids), *self.latents.shape[2:], generator=generator, device=ids.device)
         sampler = FlowSampler(steps=12, rescale_t=3.0, cfg_strength=2.0, cfg_interval=(0.5, 1.0))
         z = sampler.sample(self.flow, noise, cond, torch.zeros_like(cond))
         logits = self._decoder[0](z)
