@@ -24,6 +24,9 @@ from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps, recolored_rows
 from train.samples import photo, save_sheet, slat_photos
 
+ENCODED_AT_ONCE = 256
+"""Assets; with fewer the device waits for launches."""
+
 
 class SLatFlowStage(Stage):
     """The flow, conditioned on the frozen image encoder."""
@@ -59,8 +62,8 @@ class SLatFlowStage(Stage):
     def _encode(self, encoder, data: PackedAssets, maps: Tensor) -> Tensor:
         """Posterior means [all voxels, 8] of every asset in the colours of `maps` [A, 3, 3]."""
         out = []
-        for start in range(0, len(data), 64):
-            ids = torch.arange(start, min(start + 64, len(data)), device=data.device)
+        for start in range(0, len(data), ENCODED_AT_ONCE):
+            ids = torch.arange(start, min(start + ENCODED_AT_ONCE, len(data)), device=data.device)
             voxels = data.voxels(ids)
             voxels.colors = recolored_rows(voxels.colors, maps[ids], voxels.coords[:, 0].long())
             with torch.autocast(data.device.type, torch.bfloat16, enabled=data.device.type == "cuda"):

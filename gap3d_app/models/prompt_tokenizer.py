@@ -5,6 +5,7 @@ whatever a person types (``<|im_end|>``, ``<image>``) stays ordinary text.
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -86,6 +87,8 @@ class PromptTokenizer:
         data["added_tokens"] = []
         data["post_processor"] = None
         self._plain = Tokenizer.from_str(json.dumps(data))
+        # The frame around captions is the same in every prompt.
+        self._recent = lru_cache(maxsize=64)(lambda text: self._plain.encode(text, add_special_tokens=False).ids)
 
     @classmethod
     def from_file(cls, path: str | Path, config) -> "PromptTokenizer":
@@ -93,7 +96,7 @@ class PromptTokenizer:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text; special tokens in it are text too."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return list(self._recent(text))
 
     def ids(self, pieces: list[str]) -> list[int]:
         """Ids of prompt pieces, neighbouring text joined first as in the rendered prompt."""

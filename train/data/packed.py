@@ -7,6 +7,7 @@ and colours on every second of those corners (3x3x3). A label of -1 is not known
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class Voxels:
 
 SURFACE = ("sdf", "colors")
 COLOR_STEP = 2  # colours are kept on every second lattice corner
+READERS = 4  # chunks on their way to the device at a time
 
 
 def quantized_surface(fields: SurfaceFields) -> dict[str, Tensor]:
@@ -98,23 +100,29 @@ class PackedAssets:
         self.offsets[1:] = self.counts.long().cumsum(0)
 
     def _read(self, files: list[Path], wanted: set[str], views: int) -> None:
-        """Fill preallocated tensors chunk by chunk, so that loading needs no second copy."""
-        totals: dict[str, int] = {}
+        """Fill preallocated tensors chunk by chunk, several at once, so that loading needs no second copy."""
+
+        def part(chunk, key: str) -> Tensor:
+            rows = chunk.get_slice(key)
+            return rows[:, :views] if key in ("views", "normals") else rows[:]
+
+        ends: list[dict[str, int]] = [dict.fromkeys(wanted, 0)]
         for file in files:
             with safe_open(file, "pt") as chunk:
-                for key in wanted:
-                    totals[key] = totals.get(key, 0) + chunk.get_slice(key).get_shape()[0]
-        filled = dict.fromkeys(wanted, 0)
-        for file in files:
+                ends.append({key: ends[-1][key] + chunk.get_slice(key).get_shape()[0] for key in wanted})
+        with safe_open(files[0], "pt") as chunk:
+            for key in wanted:
+                like = part(chunk, key)
+                whole = torch.empty((ends[-1][key], *like.shape[1:]), dtype=like.dtype, device=self.device)
+                setattr(self, key, whole)
+
+        def copy(file: Path, first: dict[str, int], last: dict[str, int]) -> None:
             with safe_open(file, "pt") as chunk:
                 for key in wanted:
-                    part = chunk.get_slice(key)
-                    value = part[:, :views] if key in ("views", "normals") else part[:]
-                    if filled[key] == 0:
-                        shape = (totals[key], *value.shape[1:])
-                        setattr(self, key, torch.empty(shape, dtype=value.dtype, device=self.device))
-                    getattr(self, key)[filled[key] : filled[key] + len(value)] = value.to(self.device)
-                    filled[key] += len(value)
+                    getattr(self, key)[first[key] : last[key]].copy_(part(chunk, key))
+
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(copy, files, ends, ends[1:]))
 
     def forget_surface(self) -> None:
         """Free the distances and colours."""

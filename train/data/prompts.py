@@ -6,6 +6,7 @@ asset (language pre-training) or by the learnt queries (grid alignment).
 """
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -36,8 +37,7 @@ def pad_rows(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ragged id lists to ([n, T] int32 padded on the right, lengths [n])."""
     lengths = torch.tensor([len(r) for r in rows])
     ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
+    ids[torch.arange(ids.shape[1]) < lengths[:, None]] = torch.tensor(list(chain(*rows)), dtype=torch.int32)
     return ids, lengths
 
 
