@@ -22,6 +22,7 @@ from gap3d_app.models.acceleration import accelerated, plain
 from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler
 from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.attention import MultiHeadAttention
+from gap3d_app.nn.transformer import FeedForward
 from gap3d_app.sparse.resample import pooled_sites, subdivided_sites
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
@@ -170,12 +171,11 @@ def _sampler_modes(
     """All modes of one sampler; `sampling(model, sampler)` gives what runs it."""
     exact, fast = (samplers[stage.split()[0]] for samplers in (SAMPLERS, FAST_SAMPLERS))
     plain(flow)  # another number of voxels may have come before
-    for layer in flow.modules():
-        if isinstance(layer, MultiHeadAttention):
-            layer.kernel = "flash"  # what the released code uses
+    as_released(flow, True)
     warm = sampling(reference, FlowSampler(**{**vars(exact), "steps": 2}))
     run, tflop = sampling(reference, exact), count.run(exact, False) / 1e12
     results.keep(stage, REFERENCE, results.add(stage, REFERENCE, run, tflop=tflop, runs=runs, warm=warm))
+    as_released(flow, False)
     tflop = count.run(exact, True) / 1e12
     results.keep(stage, PLAIN, results.add(stage, PLAIN, sampling(flow, exact), tflop=tflop, runs=1))
     accelerated(flow, *tokens, graphs=False)
@@ -185,6 +185,15 @@ def _sampler_modes(
     graphed = GraphedFlow(flow)
     results.keep(stage, OURS, results.add(stage, OURS, sampling(graphed, exact), tflop=tflop, runs=runs))
     results.add(stage, FAST, sampling(graphed, fast), tflop=count.run(fast, True) / 1e12, runs=runs)
+
+
+def as_released(network: nn.Module, released: bool) -> None:
+    """Let the layers do what the released code does, or stop it: FlashAttention-2, GELU by itself."""
+    for layer in network.modules():
+        if isinstance(layer, MultiHeadAttention) and released:
+            layer.kernel = "flash"
+        if isinstance(layer, FeedForward):
+            layer.fused = not released
 
 
 def decoder_stages(results: Results, device: torch.device, runs: int, voxels: list[int]) -> None:
@@ -206,6 +215,7 @@ def _latent_decoder(results: Results, stage: str, decoder: nn.Module, coords: Te
         return decoder.to_representation(decoder(SparseTensor(latent.feats, coords)))
 
     for mode in (REFERENCE, OURS):
+        as_released(decoder, mode == REFERENCE)
         results.add(stage, mode, _no_grad(run), tflop=tflop, runs=runs)
 
 
@@ -231,6 +241,7 @@ def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tens
         return extract(cells.coords[:, 1:], cells.feats, resolution)
 
     for mode, run in ((REFERENCE, reference), (OURS, ours)):
+        as_released(decoder, mode == REFERENCE)
         folded = flops.mesh_upsampling(widths, pairs, rows, mode == OURS)
         results.add(stage, mode, _no_grad(run), tflop=(trunk + folded) / 1e12, runs=runs)
 

@@ -16,7 +16,7 @@ from gap3d_app.flow.graphs import GraphedFlow
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.nn.attention import MultiHeadAttention
-from gap3d_app.nn.attention_kernels import fastest_kernel
+from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, FIXED_LENGTHS, fastest_kernel
 
 
 def accelerated(
@@ -80,9 +80,10 @@ def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int) -> None:
             block.attn1.kernel, block.attn2.kernel = within, across
         return
     heads, channels = flow.config.heads, flow.config.model_channels // flow.config.heads
-    varies = isinstance(flow, SLatFlowModel)  # every asset has another number of voxels
-    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device, varies)
-    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device, varies)
+    # Every asset has another number of voxels.
+    own, given = (ANY_LENGTH, ANY_QUERIES) if isinstance(flow, SLatFlowModel) else (FIXED_LENGTHS, FIXED_LENGTHS)
+    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device, own)
+    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device, given)
     for layer in flow.modules():
         if isinstance(layer, MultiHeadAttention):
             layer.kernel = across if layer.cross else within

@@ -1,4 +1,4 @@
-"""Activations with a faster way on the CPU."""
+"""The activation of the perceptrons, and faster ways to it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ class TanhGELU(nn.Module):
             return F.gelu(x, approximate="tanh")
         gate = x.square().mul_(_CUBIC).add_(_SLOPE).mul_(x)
         return gate.sigmoid_().mul_(x)
+
+
+def linear_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`TanhGELU()(layer(x))`, for a layer with a bias.
+
+    On CUDA in half precision, without gradients, the product itself applies the activation to its float32 sums: what is
+    written and read between the two takes a third of the product's time.
+    """
+    half = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16) and layer.weight.dtype == x.dtype
+    if not half or torch.is_grad_enabled():
+        return TanhGELU()(layer(x))
+    rows = torch.ops.aten._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
+    return rows.unflatten(0, x.shape[:-1])

@@ -21,12 +21,67 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, False)[0]
 
 
+def _cudnn_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention and, [B, H, N, 1] float32, the logarithm of every query's sum of exponentials."""
+    return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
+
+
+LENGTH_STEP = 512
+"""cuDNN plans every new length in some 60 ms. Rounded up to this, the 500 to 15,000 tokens of a structured latent at
+full size make 30 lengths."""
+
+
+def _longer(x: Tensor) -> Tensor:
+    """[B, H, N, D] filled up with zeros to a rounded length, in memory [B, N, H, D]."""
+    return F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, -x.shape[2] % LENGTH_STEP)).transpose(1, 2)
+
+
+def _rounded_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return _cudnn(_longer(q), k, v)[:, :, : q.shape[2]]
+
+
+def rounded_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = _cudnn_with_sums,
+    short: Callable[[Tensor, Tensor, Tensor], Tensor] = _flash,
+) -> Tensor:
+    """Attention on rounded lengths of queries and keys.
+
+    A mask would cost what the kernel gains. Instead, keys are filled up with their mean and values with zeros: all that
+    the fillers change is the sum of exponentials, by a part that is known and taken out afterwards. Their share of it
+    is at most their share of the keys, whatever those are, since the exponential of a mean is at most the mean of the
+    exponentials. So that this stays under a half, lengths below a step are left to FlashAttention.
+
+    Args:
+        attention: like `_cudnn_with_sums`.
+        short: a kernel for less than `LENGTH_STEP` keys.
+    """
+    if k.shape[2] < LENGTH_STEP:
+        return short(q, k, v)
+    length, extra = q.shape[2], -k.shape[2] % LENGTH_STEP
+    middle = k.mean(2, keepdim=True)
+    score = (q.float() * middle.float()).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
+    filler = middle.transpose(1, 2).expand(-1, extra, -1, -1)
+    keys = torch.cat([k.transpose(1, 2), filler], dim=1).transpose(1, 2)
+    out, sums = attention(_longer(q), keys, _longer(v))
+    return (out[:, :, :length] / (1 - extra * torch.exp(score - sums[:, :, :length]))).to(q.dtype)
+
+
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "torch": F.scaled_dot_product_attention,
     "flash": _flash,
     "cudnn": _cudnn,
+    "rounded": rounded_attention,
+    "rounded queries": _rounded_queries,
 }
 """Functions of q [B, H, N, D], k and v [B, H, M, D]; all but "torch" need CUDA and half precision."""
+
+FIXED_LENGTHS = ("torch", "flash", "cudnn")
+ANY_LENGTH = ("flash", "rounded")
+ANY_QUERIES = ("flash", "rounded queries")
+"""Kernels worth a trial where lengths are always the same, where they vary, and where those of the keys do not."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:
@@ -45,30 +100,32 @@ def fastest_kernel(
     channels: int,
     dtype: torch.dtype,
     device: torch.device,
-    any_length: bool = False,
+    among: tuple[str, ...] = FIXED_LENGTHS,
 ) -> str:
-    """Name of the kernel that took least time here and now; "torch" where the others do not run.
-
-    With `any_length` those that plan every new length anew, in some 40 ms, are left out.
-    """
-    times = kernel_times(batch, heads, queries, keys, channels, dtype, device)
-    if any_length:
-        times = {name: taken for name, taken in times.items() if name == "flash"}
+    """Name of the kernel that took least time here and now; "torch" where none of them runs."""
+    times = kernel_times(batch, heads, queries, keys, channels, dtype, device, among)
     return min(times, key=times.get) if times else "torch"
 
 
 def kernel_times(
-    batch: int, heads: int, queries: int, keys: int, channels: int, dtype: torch.dtype, device: torch.device
+    batch: int,
+    heads: int,
+    queries: int,
+    keys: int,
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    among: tuple[str, ...] = FIXED_LENGTHS,
 ) -> dict[str, float]:
-    """Milliseconds of every kernel that runs these sizes; empty away from CUDA and half precision."""
+    """Milliseconds of the kernels that run these sizes; empty away from CUDA and half precision."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return {}
     shapes = [(batch, length, heads, channels) for length in (queries, keys, keys)]
     q, k, v = (torch.randn(shape, dtype=dtype, device=device).transpose(1, 2) for shape in shapes)
     times = {}
-    for name, kernel in KERNELS.items():
+    for name in among:
         try:
-            times[name] = _milliseconds(lambda run=kernel: run(q, k, v))
+            times[name] = _milliseconds(lambda run=KERNELS[name]: run(q, k, v))
         except RuntimeError:  # not built for this chip, or not for these sizes
             continue
     return times

@@ -3,13 +3,22 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from gap3d_app.flow.graphs import GraphedFlow
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.acceleration import accelerated
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.grid_sampling import generate_grid, grid_sampler
-from gap3d_app.nn.attention_kernels import KERNELS, attend, fastest_kernel, kernel_times
+from gap3d_app.nn.activations import linear_gelu
+from gap3d_app.nn.attention_kernels import (
+    KERNELS,
+    LENGTH_STEP,
+    attend,
+    fastest_kernel,
+    kernel_times,
+    rounded_attention,
+)
 from gap3d_app.nn.torso import TorsoModule
 from gap3d_app.nn.transformer import run_blocks
 from gap3d_app.sparse.tensor import SparseTensor
@@ -88,14 +97,47 @@ def test_kernels_away_from_cuda() -> None:
     assert fastest_kernel(1, 2, 8, 8, 16, torch.float32, cpu) == "torch"
 
 
+@pytest.mark.parametrize("lengths", [(70, 33), (700, 700)])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels_agree(kernel: str) -> None:
+def test_kernels_agree(kernel: str, lengths: tuple[int, int]) -> None:
     if kernel != "torch" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    q, k, v = (torch.randn(2, n, 3, 64, device=device, dtype=dtype).transpose(1, 2) for n in (70, 33, 33))
+    shapes = [(2, n, 3, 64) for n in (*lengths, lengths[1])]
+    q, k, v = (torch.randn(shape, device=device, dtype=dtype).transpose(1, 2) for shape in shapes)
     exact = F.softmax(q.float() @ k.float().transpose(-1, -2) / 8, dim=-1) @ v.float()
     assert distance(attend(q, k, v, kernel=kernel).float(), exact) < 2e-3
+
+
+def with_sums(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What cuDNN gives, spelled out."""
+    assert q.shape[2] % LENGTH_STEP == k.shape[2] % LENGTH_STEP == v.shape[2] % LENGTH_STEP == 0
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return scores.softmax(-1) @ v, scores.logsumexp(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("length", [511, 512, 513, 700])
+@pytest.mark.parametrize("offset", [0.0, -6.0, 6.0])
+def test_lengths_are_rounded_without_a_trace(length: int, offset: float) -> None:
+    """Also where all keys point away from the queries, or along them, so that the fillers' scores stand out."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, length, 3, 16, generator=generator).transpose(1, 2) for _ in range(3))
+    k = k + offset * F.normalize(q.mean(2, keepdim=True), dim=-1)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    made = rounded_attention(q, k, v, with_sums, F.scaled_dot_product_attention)
+    assert made.shape == exact.shape
+    assert distance(made, exact) < 2e-6
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (2, 7, 16)])
+def test_gelu_within_the_product(shape: tuple[int, ...]) -> None:
+    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    layer, x = nn.Linear(16, 64).to(device, dtype), torch.randn(shape, device=device, dtype=dtype)
+    with torch.no_grad():
+        made = linear_gelu(layer, x)
+    exact = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()), approximate="tanh")
+    assert made.shape == exact.shape and made.dtype == dtype
+    assert distance(made.double(), exact) < 2e-3
 
 
 class TestOnCuda:
