@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gap3d_app.flow.graphs import GraphedFlow
@@ -31,36 +30,51 @@ def accelerated(
         graphs: record steps.
         compile_blocks: compile the blocks, which takes tens of seconds at their first step.
     """
-    choose_kernels(flow, tokens, cond_tokens)
+    choose_kernels(flow, tokens, cond_tokens, compile_blocks)
     if isinstance(flow, GridDiT):
         for block in flow.blocks():
             block.stack()
     if compile_blocks:
         # A structured latent has another length for every asset; the other sequences never change.
         flow.advance = compiled(type(flow).advance, 1 if isinstance(flow, SLatFlowModel) else None)
+        if isinstance(flow, SLatFlowModel):
+            flow.activate = compiled(type(flow).activate, 0)
     return GraphedFlow(flow) if graphs else flow
 
 
 def plain(flow: nn.Module) -> nn.Module:
     """Undo `accelerated` but for the choice of kernels: no compiled blocks, no joined products."""
-    vars(flow).pop("advance", None)
+    uncompiled(flow)
     if isinstance(flow, GridDiT):
         for block in flow.blocks():
             block.unstack()
     return flow
 
 
+def uncompiled(flow: nn.Module) -> dict[str, Any]:
+    """Let a flow use the plain functions again; returns the compiled ones, for `vars(flow).update`."""
+    return {name: vars(flow).pop(name) for name in ("advance", "activate") if name in vars(flow)}
+
+
+MOST_FORMS = 64
+
+
 @lru_cache(maxsize=8)
 def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> Callable[..., Tensor]:
-    """An `advance` of blocks compiled once for all of them.
+    """A function of a layer compiled once for all layers, and for all weights that a page offers.
 
     Args:
-        advance: (block, tokens, ...) -> tokens.
+        advance: (layer, tokens, ...) -> tokens.
         any_length: axis of the tokens whose size may change without another compilation.
     """
-    fast = torch.compile(advance, fullgraph=True, dynamic=False)
+    import torch._dynamo
+
+    # By default torch compiles a function eight times at most.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
     if any_length is None:
-        return fast
+        # Rows wider than 1,024 are held in registers too, where that is measured faster than several passes.
+        return torch.compile(advance, fullgraph=True, dynamic=False, options={"triton.multi_kernel": 1})
+    fast = torch.compile(advance, fullgraph=True, dynamic=False)
 
     def call(block: nn.Module, x: Tensor, *rest: Any) -> Tensor:
         torch._dynamo.maybe_mark_dynamic(x, any_length)
@@ -69,7 +83,7 @@ def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> C
     return call
 
 
-def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int) -> None:
+def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int, compiled: bool = False) -> None:
     """Set the attention kernel of every layer to the one measured fastest, for a guided step's batch."""
     device = next(flow.parameters()).device
     if isinstance(flow, GridDiT):
@@ -82,8 +96,8 @@ def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int) -> None:
     heads, channels = flow.config.heads, flow.config.model_channels // flow.config.heads
     # Every asset has another number of voxels.
     own, given = (ANY_LENGTH, ANY_QUERIES) if isinstance(flow, SLatFlowModel) else (FIXED_LENGTHS, FIXED_LENGTHS)
-    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device, own)
-    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device, given)
+    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device, own, compiled)
+    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device, given, compiled)
     for layer in flow.modules():
         if isinstance(layer, MultiHeadAttention):
             layer.kernel = across if layer.cross else within

@@ -10,14 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from gap3d_app.flow.graphs import GraphedFlow
-from gap3d_app.models.acceleration import accelerated, plain
+from gap3d_app.models.acceleration import accelerated, plain, uncompiled
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.sparse.tensor import SparseTensor
 
 logger = logging.getLogger(__name__)
 
-MOST_FORMS = 64
 MOST_CONDITIONS = 2
 """A picture or a prompt, and nothing to guide against."""
 
@@ -50,8 +49,6 @@ class FastFlow:
     def prepare(self, conditions: list[Any], times: Tensor) -> list[list[Any]]:
         """See the network."""
         if self.steps is None:
-            if self.compile_blocks:
-                _allow_forms()
             accelerated(
                 self.flow, _tokens(self.flow), conditions[0].shape[1], False, compile_blocks=self.compile_blocks
             )
@@ -75,7 +72,7 @@ class FastFlow:
                 found = None
             if found is None:
                 self.compile_blocks = False
-                vars(self.flow).pop("advance", None)
+                uncompiled(self.flow)
                 found = self.steps.velocities(state, prepared)
         self.ready = True
         return found
@@ -93,13 +90,6 @@ class FastFlow:
         """Make the network plain, so that its weights may move, and give the records' memory back."""
         self.steps = None
         plain(self.flow)
-
-
-def _allow_forms() -> None:
-    """The flows of all weights that a page offers share one function, which torch would compile eight times at most."""
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
 
 
 def _tokens(flow: nn.Module) -> int:
@@ -120,9 +110,8 @@ def _batch_size(state: Any) -> int:
 @contextmanager
 def _plain_blocks(flow: nn.Module) -> Iterator[None]:
     """Blocks as they were before they were compiled."""
-    fast = vars(flow).pop("advance", None)
+    fast = uncompiled(flow)
     try:
         yield
     finally:
-        if fast is not None:
-            flow.advance = fast
+        vars(flow).update(fast)

@@ -188,14 +188,19 @@ class GridBlock(nn.Module):
         scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
         source = self.norm1.norm(x) * (1 + scale_attention)
         within = attend(*self.attn1.query_key_value(source, rope), kernel=self.attn1.kernel)
-        parts = source.split([len(cross.value) for cross in crosses])
-        across = [self._across(part, cross, rope) for part, cross in zip(parts, crosses, strict=True)]
-        across = across[0] if len(across) == 1 else torch.cat(across)
-        joint = torch.addcmul(within, across, self.gate.tanh().to(across.dtype).view(1, -1, 1, 1))
-        out = self.attn2.to_out[0](joint.transpose(1, 2).flatten(2))
+        counts = [len(cross.value) for cross in crosses]
+        parts = zip(within.split(counts), source.split(counts), crosses, strict=True)
+        # Joined last, so that a compiler writes each part to its place at once.
+        out = self.attn2.to_out[0](torch.cat([self._joint(*part, rope) for part in parts]))
         x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))
         out = self.feed_forward(self.ffn_norm1(x) * (1 + scale_ffn))
         return torch.addcmul(x, gate_ffn.tanh(), self.ffn_norm2(out))
+
+    def _joint(self, within: Tensor, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
+        """Self attention ``[B, heads, N, head_dim]`` and the gated cross attention of `source`: ``[B, N, dim]``."""
+        across = self._across(source, cross, rope)
+        gate = self.gate.tanh().to(across.dtype).view(1, -1, 1, 1)
+        return torch.addcmul(within, across, gate).transpose(1, 2).flatten(2)
 
     def _across(self, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
         if cross.key is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,18 @@ from gap3d_app.sparse.attention import ModulatedSparseCrossBlock
 from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
 from gap3d_app.sparse.tensor import SparseTensor
+
+
+def activate(norm: LayerNorm32, x: Tensor, mod: Tensor | None = None) -> Tensor:
+    """SiLU of the norm of x [T, C], modulated by scale and shift [T or 1, 2 C]; a function that can be compiled."""
+    x = norm(x)
+    if mod is not None:
+        scale, shift = mod.chunk(2, dim=-1)
+        x = modulate(x, shift, scale)
+    return F.silu(x)
+
+
+Activate = Callable[..., Tensor]
 
 
 class SparseResBlock3d(nn.Module):
@@ -54,18 +66,17 @@ class SparseResBlock3d(nn.Module):
         """x [T, C], emb [B, C_emb] -> [T', C_out] on the resampled sites."""
         return self.modulated(x, self.emb_layers(emb))
 
-    def modulated(self, x: SparseTensor, mod: Tensor) -> SparseTensor:
+    def modulated(self, x: SparseTensor, mod: Tensor, activate: Activate = activate) -> SparseTensor:
         """The block with the result of `emb_layers` [B or 1, 2 C_out] ready."""
         if isinstance(self.resample, SparseUpsample):
             # Norm, activation and skip act on single voxels: before the copying they have fewer rows.
-            h = unpooled_conv(x.replace(F.silu(self.norm1(x.feats))), self.conv1, self.resample.factor)
+            h = unpooled_conv(x.replace(activate(self.norm1, x.feats)), self.conv1, self.resample.factor)
             skip = self.resample(x.replace(self.skip_connection(x.feats))).feats
         else:
             x = self.resample(x)
-            h = self.conv1(x.replace(F.silu(self.norm1(x.feats))))
+            h = self.conv1(x.replace(activate(self.norm1, x.feats)))
             skip = self.skip_connection(x.feats)
-        scale, shift = rows_of_segments(mod, h.sites.segments).chunk(2, dim=-1)
-        h = h.replace(F.silu(modulate(self.norm2(h.feats), shift, scale)))
+        h = h.replace(activate(self.norm2, h.feats, rows_of_segments(mod, h.sites.segments)))
         return h.replace(self.conv2(h).feats + skip)
 
 
@@ -78,7 +89,7 @@ class SLatFlowModel(TorsoModule):
 
     config_class = SLatFlowConfig
     torso = ("input_blocks", "blocks", "out_blocks")
-    advance = staticmethod(advance)
+    advance, activate = staticmethod(advance), staticmethod(activate)
 
     def __init__(self, config: SLatFlowConfig) -> None:
         super().__init__()
@@ -175,7 +186,7 @@ class SLatFlowModel(TorsoModule):
         dtype = self.torso_dtype
         h, skips = x.replace(self.input_layer(x.feats).to(dtype)), []
         for block, mod in zip(self.input_blocks, levels, strict=False):
-            h = block.modulated(h, mod)
+            h = block.modulated(h, mod, self.activate)
             skips.append(h.feats)
         return h.replace(h.feats + h.sites.position_embedding(self.config.model_channels).to(dtype)), skips
 
@@ -186,7 +197,7 @@ class SLatFlowModel(TorsoModule):
         for block, mod, skip in zip(self.out_blocks, own, reversed(skips), strict=True):
             if self.config.use_skip_connection:
                 h = h.replace(torch.cat([h.feats, skip], dim=1))
-            h = block.modulated(h, mod)
+            h = block.modulated(h, mod, self.activate)
         # Unlike in the other models this norm sees the torso's dtype.
         feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(dtype)
         return h.replace(self.out_layer(feats))

@@ -83,6 +83,8 @@ ANY_LENGTH = ("flash", "rounded")
 ANY_QUERIES = ("flash", "rounded queries")
 """Kernels worth a trial where lengths are always the same, where they vary, and where those of the keys do not."""
 
+COMPOSED = ("rounded", "rounded queries")
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:
     """Softmax attention with scale 1/sqrt(D), [B, H, N, D]; a mask leaves the choice of the kernel to torch."""
@@ -101,9 +103,10 @@ def fastest_kernel(
     dtype: torch.dtype,
     device: torch.device,
     among: tuple[str, ...] = FIXED_LENGTHS,
+    compiled: bool = False,
 ) -> str:
     """Name of the kernel that took least time here and now; "torch" where none of them runs."""
-    times = kernel_times(batch, heads, queries, keys, channels, dtype, device, among)
+    times = kernel_times(batch, heads, queries, keys, channels, dtype, device, among, compiled)
     return min(times, key=times.get) if times else "torch"
 
 
@@ -116,26 +119,34 @@ def kernel_times(
     dtype: torch.dtype,
     device: torch.device,
     among: tuple[str, ...] = FIXED_LENGTHS,
+    compiled: bool = False,
 ) -> dict[str, float]:
-    """Milliseconds of the kernels that run these sizes; empty away from CUDA and half precision."""
+    """Milliseconds of the kernels that run these sizes; empty away from CUDA and half precision.
+
+    With `compiled` those made of several operations are measured as they run inside compiled blocks.
+    """
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return {}
     shapes = [(batch, length, heads, channels) for length in (queries, keys, keys)]
     q, k, v = (torch.randn(shape, dtype=dtype, device=device).transpose(1, 2) for shape in shapes)
     times = {}
     for name in among:
+        kernel = KERNELS[name]
+        if compiled and name in COMPOSED:
+            kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
         try:
-            times[name] = _milliseconds(lambda run=KERNELS[name]: run(q, k, v))
+            times[name] = _milliseconds(lambda run=kernel: run(q, k, v))
         except RuntimeError:  # not built for this chip, or not for these sizes
             continue
     return times
 
 
 def _milliseconds(run: Callable[[], Tensor], runs: int = 10) -> float:
-    """Least time of a few runs, by the device's clock."""
+    """Least time of a few runs, by the device's clock, while launches run ahead as they do within a network."""
     best = float("inf")
     for attempt in range(runs):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(1 << 20)  # cycles, about half a millisecond
         start.record()
         run()
         end.record()
