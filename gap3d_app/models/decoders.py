@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import SLatVaeConfig
 from gap3d_app.models.slat_vae import SparseTransformerBase
 from gap3d_app.sparse.conv import SparseConv3d
-from gap3d_app.sparse.norms import SparseGroupNorm32
+from gap3d_app.sparse.norms import SparseGroupNorm32, SparseSiLU, norm_silu
 from gap3d_app.sparse.resample import subdivide_conv, subdivided_sites
 from gap3d_app.sparse.tensor import SparseTensor
 from gap3d_app.values import Gaussians, RadianceField
@@ -156,19 +155,12 @@ class SparseSubdivideBlock3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[T, C] -> [8T, C_out] at twice the resolution."""
-        h = subdivide_conv(self.act_layers(x), self.out_layers[0])
-        h = self.out_layers[1:](h)
+        h = subdivide_conv(norm_silu(self.act_layers, x), self.out_layers[0])
+        h = self.out_layers[3](norm_silu(self.out_layers[1:3], h))
         # The skip acts on single voxels, so it may run before its result is copied to the children.
         skip = self.skip_connection(x).feats
         feats = h.feats.view(len(x), 8, -1) + skip[:, None]
         return SparseTensor(feats.flatten(0, 1), sites=subdivided_sites(x.sites))
-
-
-class SparseSiLU(nn.Module):
-    """SiLU on the features of a sparse tensor."""
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        return x.replace(F.silu(x.feats))
 
 
 class SLatMeshDecoder(SparseTransformerBase):

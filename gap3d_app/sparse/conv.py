@@ -266,15 +266,18 @@ class SpconvBackend:
 Backend = NativeBackend | TritonBackend | SpconvBackend
 
 
-def default_backend() -> Backend:
-    """The fastest backend that this machine has: the Triton kernel with a CUDA device, else plain torch.
+def triton_runs() -> bool:
+    """Whether this machine has what Triton kernels need: triton, a CUDA device and a C compiler.
 
-    Triton builds its launchers with the machine's C compiler, which a small container may lack.
+    Triton builds its launchers with the compiler, which a small container may lack.
     """
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
-    if compiler and torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
-        return TritonBackend()
-    return NativeBackend()
+    return bool(compiler) and torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+
+
+def default_backend() -> Backend:
+    """The fastest backend that this machine has: the Triton kernel with a CUDA device, else plain torch."""
+    return TritonBackend() if triton_runs() else NativeBackend()
 
 
 class SparseConv3d(nn.Module):

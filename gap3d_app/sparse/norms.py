@@ -1,11 +1,11 @@
-"""Group norm of sparse tensors (trellis.md section 4.4)."""
+"""Group norm of sparse tensors (trellis.md section 4.4), and the SiLU that follows it."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gap3d_app.sparse.conv import triton_runs
 from gap3d_app.sparse.tensor import SparseTensor
 
 
@@ -16,10 +16,14 @@ class SparseGroupNorm32(nn.GroupNorm):
         num_groups: G, divides the channels.
         num_channels: C.
         eps: added to the variance.
+
+    Attributes:
+        fused: whether `norm_silu` may make the norm by a Triton kernel; `triton_runs()` at first.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5) -> None:
         super().__init__(num_groups, num_channels, eps=eps)
+        self.fused = triton_runs()
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[T, C] -> [T, C], dtype kept."""
@@ -29,7 +33,8 @@ class SparseGroupNorm32(nn.GroupNorm):
 
     def _normalise(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
-            return self._by_rows(x) if x.is_cuda and not torch.is_grad_enabled() else self._by_kernel(x)
+            volume = x.transpose(1, 2)
+            return F.group_norm(volume, self.num_groups, self.weight, self.bias, self.eps).transpose(1, 2)
         batch, length, channels = x.shape
         keep = mask[:, :, None, None].to(x.dtype)
         groups = x.view(batch, length, self.num_groups, -1)
@@ -40,22 +45,21 @@ class SparseGroupNorm32(nn.GroupNorm):
         normed = (centred * (variance + self.eps).rsqrt()).view(batch, length, channels)
         return normed * self.weight + self.bias
 
-    def _by_kernel(self, x: Tensor) -> Tensor:
-        volume = x.transpose(1, 2)
-        return F.group_norm(volume, self.num_groups, self.weight, self.bias, self.eps).transpose(1, 2)
 
-    def _by_rows(self, x: Tensor) -> Tensor:
-        """The same without turning [B, L, C] into [B, C, L] and back, which takes longer than the norm; no gradient.
+class SparseSiLU(nn.Module):
+    """SiLU on the features of a sparse tensor."""
 
-        Sums run down the columns, as memory lies; a group's statistics are the means of its columns'. For CUDA: on a
-        processor it saves little, and the column norm adds up less exactly.
-        """
-        centred = x - self._of_groups(x.mean(1))
-        variance = torch.linalg.vector_norm(centred, dim=1).square() / x.shape[1]
-        scale = (self._of_groups(variance) + self.eps).rsqrt() * self.weight
-        return torch.addcmul(self.bias, centred, scale)
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return x.replace(F.silu(x.feats))
 
-    def _of_groups(self, columns: Tensor) -> Tensor:
-        """[B, C] -> [B, 1, C], every column's value replaced by the mean of its group."""
-        groups = columns.unflatten(-1, (self.num_groups, -1))
-        return groups.mean(-1, keepdim=True).expand_as(groups).flatten(-2)[:, None]
+
+def norm_silu(layers: nn.Sequential, x: SparseTensor) -> SparseTensor:
+    """`layers(x)` for a `SparseGroupNorm32` and a `SparseSiLU`: one batch element on CUDA in three kernels."""
+    norm = layers[0]
+    if norm.fused and x.batch_size == 1:
+        from gap3d_app.sparse import triton_norm  # not every machine has triton
+
+        if triton_norm.applies(x.feats, norm.weight, norm.num_groups):
+            feats = triton_norm.group_norm_silu(x.feats, norm.num_groups, norm.weight, norm.bias, norm.eps)
+            return x.replace(feats)
+    return layers(x)

@@ -165,15 +165,19 @@ def _kernel(
     )
 
 
+def device_fits(x: Tensor) -> bool:
+    """Whether `x` lies on a CUDA device of the Ampere generation or later, or Triton's interpreter runs."""
+    return INTERPRETED or (x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0))
+
+
 def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
     """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [..., C, O].
 
-    It needs half precision, no gradient, channels in multiples of 32, a CUDA device of the Ampere generation or later
-    (or Triton's interpreter), and offsets that fit 32 bits.
+    It needs half precision, no gradient, channels in multiples of 32, a device that fits, and offsets of 32 bits.
     """
     channels, outputs = weight.shape[-2:]
     return (
-        (INTERPRETED or (x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0)))
+        device_fits(x)
         and x.dtype in HALF
         and weight.dtype == x.dtype
         and channels % 32 == 0

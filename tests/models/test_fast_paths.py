@@ -12,7 +12,6 @@ from gap3d_app.nn import attention
 from gap3d_app.nn.activations import TanhGELU
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.sparse.conv import SparseConv3d
-from gap3d_app.sparse.norms import SparseGroupNorm32
 from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
 from gap3d_app.sparse.tensor import SparseTensor
 
@@ -153,16 +152,6 @@ def test_gradients_and_autocast_still_work() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         flow(torch.randn(2, 8, 4, 4, 4), torch.tensor([800.0, 300.0]), torch.randn(2, 7, 24)).sum().backward()
     assert all(p.grad is not None for p in flow.blocks.parameters())
-
-
-@torch.no_grad()
-def test_group_norm_along_the_rows() -> None:
-    torch.manual_seed(0)
-    norm = SparseGroupNorm32(4, 24)
-    norm.weight.normal_()
-    norm.bias.normal_()
-    x = 3 * torch.randn(2, 500, 24) + 2 * torch.randn(24) + 5
-    torch.testing.assert_close(norm._by_rows(x), norm._by_kernel(x), rtol=1e-5, atol=2e-5)
 
 
 @torch.no_grad()

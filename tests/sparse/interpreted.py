@@ -1,4 +1,4 @@
-"""Runs the Triton kernel in triton's interpreter, on the CPU, against float64; started by test_backends."""
+"""Runs the Triton kernels in triton's interpreter, on the CPU, against float64; started by test_backends."""
 
 import copy
 import os
@@ -6,11 +6,13 @@ import os
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
-from gap3d_app.sparse import resample  # noqa: E402
+from gap3d_app.sparse import norms, resample  # noqa: E402
 from gap3d_app.sparse.conv import NativeBackend, SparseConv3d, TritonBackend  # noqa: E402
 from gap3d_app.sparse.tensor import SparseTensor  # noqa: E402
 from gap3d_app.sparse.triton_conv import TILES, TapPlan, launch, planned_matmul  # noqa: E402
+from gap3d_app.sparse.triton_norm import ROWS, STEPS, applies, group_norm_silu  # noqa: E402
 from tests.sparse.shells import shell  # noqa: E402
 
 
@@ -64,6 +66,41 @@ def check_subdivision() -> None:
     assert relative(out.feats, exact.feats) < 2e-3
 
 
+def check_norm(rows: int, channels: int, groups: int, mean: float, dtype: torch.dtype, tolerance: float) -> None:
+    """Group norm and SiLU, deviation 1/2 about a mean that every column has its own of."""
+    x = (mean * (1 + 0.02 * torch.randn(channels)) + 0.5 * torch.randn(rows, channels)).to(dtype)
+    layers = nn.Sequential(norms.SparseGroupNorm32(groups, channels), norms.SparseSiLU())
+    layers[0].weight.normal_()
+    layers[0].bias.normal_()
+    exact = x.double().t()[None]
+    weight, bias = layers[0].weight.double(), layers[0].bias.double()
+    exact = nn.functional.silu(nn.functional.group_norm(exact, groups, weight, bias))[0].t()
+    out = group_norm_silu(x, groups, layers[0].weight, layers[0].bias, 1e-5)
+    assert out.dtype == dtype and relative(out, exact) < tolerance, (rows, channels, mean, relative(out, exact))
+    layers[0].fused = True
+    sites = torch.zeros(rows, 4, dtype=torch.int32)
+    assert torch.equal(norms.norm_silu(layers, SparseTensor(x, sites)).feats, out)
+
+
+def check_norms() -> None:
+    """Rows that fill blocks and do not, channels that fill tiles and do not, means far from zero."""
+    half, single = (torch.float16, 5e-4), (torch.float32, 1e-5)
+    block = ROWS * STEPS
+    for dtype, tolerance in (half, single, (torch.bfloat16, 4e-3)):
+        check_norm(2 * block + 45, 96, 32, 0.0, dtype, tolerance)
+    for dtype, tolerance in (half, single):
+        check_norm(3 * block - 1, 192, 32, 50.0, dtype, tolerance)
+    check_norm(block, 768, 32, 50.0, *half)
+    check_norm(5, 20, 4, -3.0, *half)
+    check_norm(1, 6, 2, 1.0, *half)
+    check_norm(5 * block + 9, 520, 1, 50.0, *half)  # more blocks than are added at a time
+    x, weight = torch.randn(4, 8).half(), torch.ones(8)
+    assert applies(x, weight, 2)
+    assert not applies(x[:0], weight, 2) and not applies(x.double(), weight, 2)
+    with torch.enable_grad():
+        assert not applies(x, weight.requires_grad_(), 2)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
@@ -71,4 +108,5 @@ if __name__ == "__main__":
         check_convolution(32, 136)
         check_groups()
         check_subdivision()
+        check_norms()
     print("equal")

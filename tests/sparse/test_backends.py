@@ -1,4 +1,4 @@
-"""Backends of the sparse convolution against the native one: the Triton kernel and spconv."""
+"""Backends of the sparse convolution against the native one: the Triton kernel and spconv; the fused norm likewise."""
 
 import functools
 import importlib.util
@@ -8,8 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from gap3d_app.models.decoders import SparseSubdivideBlock3d
 from gap3d_app.sparse.conv import Backend, NativeBackend, SparseConv3d, SpconvBackend, TritonBackend, default_backend
+from gap3d_app.sparse.norms import SparseGroupNorm32, SparseSiLU, norm_silu
 from gap3d_app.sparse.resample import SparseDownsample, SparseSubdivide, SparseUpsample, subdivide_conv, unpooled_conv
 from gap3d_app.sparse.tensor import SparseTensor
 from tests.sparse.shells import shell
@@ -160,12 +164,109 @@ def test_the_faster_of_kernel_and_torch_is_taken(monkeypatch: pytest.MonkeyPatch
     assert None not in kernel._chosen.values()
 
 
+def norm_layers(channels: int, device: str = "cpu") -> nn.Sequential:
+    """Group norm, awake, and SiLU."""
+    torch.manual_seed(2)
+    norm = SparseGroupNorm32(32, channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return nn.Sequential(norm, SparseSiLU()).to(device)
+
+
+def one_set(feats: torch.Tensor) -> SparseTensor:
+    """Features [T, C] on voxels of one batch element; which ones does not matter to a norm."""
+    return SparseTensor(feats, torch.zeros(len(feats), 4, dtype=torch.int32, device=feats.device))
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+@pytest.mark.parametrize(("rows", "channels"), [(300_001, 96), (161_728, 192), (20_216, 768), (3, 96), (1000, 160)])
+@torch.no_grad()
+def test_fused_norm_on_cuda(rows: int, channels: int, dtype: torch.dtype) -> None:
+    """Against float64, far from a mean of zero too; the same bits every time."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    layers = norm_layers(channels, "cuda")
+    norm = layers[0]
+    for mean in (0.0, 50.0):
+        around = mean + torch.randn(channels, device="cuda")
+        x = one_set((around + 0.5 * torch.randn(rows, channels, device="cuda")).to(dtype))
+        out = norm_silu(layers, x).feats
+        columns = x.feats.double().t()[None]
+        exact = F.silu(F.group_norm(columns, 32, norm.weight.double(), norm.bias.double()))[0].t()
+        assert out.dtype == dtype and relative(out, exact) <= HALF.get(dtype, 3e-5)
+        assert relative(layers(x).feats, out) <= 2 * HALF.get(dtype, 3e-5)
+        assert torch.equal(norm_silu(layers, x).feats, out)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@torch.no_grad()
+def test_fused_norm_past_32_bits() -> None:
+    """Copies of the same rows have their statistics, however many there are."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    if torch.cuda.mem_get_info()[0] < 12 << 30:
+        pytest.skip("needs 12 GiB of GPU memory")
+    layers, part = norm_layers(96, "cuda"), torch.randn(4096, 96, device="cuda").half()
+    wanted = layers(one_set(part)).feats
+    out = norm_silu(layers, one_set(part.repeat((1 << 31) // part.numel() + 2, 1))).feats
+    for rows in (out[:4096], out[-4096:]):
+        assert relative(rows, wanted) <= 2 * HALF[torch.float16]
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_fused_norm_leaves_the_rest_to_torch() -> None:
+    """Gradients, several batch elements and no voxels at all."""
+    layers, x = norm_layers(64, "cuda"), two_shells(64, torch.float16)
+    norm_silu(layers, one_set(x.feats)).feats.float().sum().backward()
+    assert layers[0].weight.grad.isfinite().all()
+    with torch.no_grad():
+        assert torch.equal(norm_silu(layers, x).feats, layers(x).feats)
+        assert norm_silu(layers, one_set(x.feats[:0])).feats.shape == (0, 64)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@torch.no_grad()
+def test_subdivision_block_on_cuda() -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    torch.manual_seed(3)
+    block, coords = SparseSubdivideBlock3d(64, 96), shell(3000).cuda()
+    nn.init.normal_(block.out_layers[3].conv.weight, std=0.02)
+    x = SparseTensor(torch.randn(len(coords), 64, device="cuda"), coords)
+    block.cuda().act_layers[0].fused = block.out_layers[1].fused = False
+    exact = block(x).feats
+    for conv in (block.out_layers[0], block.out_layers[3], block.skip_connection):
+        conv.half()
+    block.act_layers[0].fused = block.out_layers[1].fused = True
+    assert relative(block(x.to(torch.float16)).feats, exact) <= 2 * HALF[torch.float16]
+
+
+@pytest.mark.parametrize("lengths", [[23], [9, 9], [20, 3]])
+def test_subdivision_block_on_the_cpu(lengths: list[int]) -> None:
+    """What the layers give one after the other, for each batch element; under the public names."""
+    torch.manual_seed(3)
+    block = SparseSubdivideBlock3d(32, 64)
+    nn.init.normal_(block.out_layers[3].conv.weight, std=0.02)
+    assert {name for name in block.state_dict() if "conv." not in name} == {
+        "act_layers.0.weight", "act_layers.0.bias", "out_layers.1.weight", "out_layers.1.bias",
+    }  # fmt: skip
+    x = SparseTensor.batched([SparseTensor(torch.randn(n, 32), shell(n)) for n in lengths])
+    out, divide = block(x), SparseSubdivide()
+    for i in range(len(lengths)):
+        h = block.out_layers(divide(block.act_layers(x[i])))
+        h = h.feats + block.skip_connection(divide(x[i])).feats
+        torch.testing.assert_close(out[i].feats, h, rtol=1e-4, atol=1e-5)
+
+
 def test_default_backend_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton is not chosen where its first launch would fail."""
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert isinstance(default_backend(), NativeBackend)
+    assert not SparseGroupNorm32(2, 4).fused
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
