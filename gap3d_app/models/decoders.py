@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from gap3d_app.models.configs import SLatVaeConfig
 from gap3d_app.models.slat_vae import SparseTransformerBase
+from gap3d_app.nn.parallel import Beside
 from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.norms import SparseGroupNorm32, SparseSiLU, norm_silu
-from gap3d_app.sparse.resample import subdivide_conv, subdivided_sites
+from gap3d_app.sparse.resample import prepare_subdivision, subdivide_conv, subdivided_sites
 from gap3d_app.sparse.tensor import SparseTensor
 from gap3d_app.values import Gaussians, RadianceField
 
@@ -190,7 +191,13 @@ class SLatMeshDecoder(SparseTransformerBase):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Surface channels, in the dtype of `x`; there is no final norm."""
+        beside = Beside(x.device)
         h = self.trunk(x)
+        if x.device.type == "cuda" and not torch.is_grad_enabled():
+            with beside:  # maps of a million voxels, whose making often waits for its own results
+                sites = x.sites
+                for block in self.upsample:
+                    sites = prepare_subdivision(sites, block.out_layers[0], block.out_layers[3])
         for block in self.upsample:
             h = block(h)
         return h.replace(self.out_layer(h.feats.to(x.dtype)))

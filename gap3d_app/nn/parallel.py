@@ -1,4 +1,4 @@
-"""Independent branches of one prediction, side by side on the processor's cores.
+"""Independent branches of one prediction, side by side on the processor's cores; preparations beside a CUDA queue.
 
 The two predictions of a guided step do not wait for each other. Two cores that share every product of one branch
 after the other meet hundreds of times a step, and each meeting costs a wake-up; a core for each branch meets once.
@@ -44,6 +44,40 @@ def run_branches(branches: list[Callable[[], Result]], device: torch.device) -> 
     futures = [pool.submit(alone, branch) for branch in branches]
     wait(futures)  # all of them, after an error too: nobody may still work on the caller's tensors
     return [future.result() for future in futures]
+
+
+class Beside:
+    """Preparations that run on CUDA beside what is queued meanwhile; on other devices a context without effect.
+
+        beside = Beside(device)  # what is queued up to here is ready for the preparations
+        y = long_work(x)         # returns when it is queued
+        with beside:
+            maps = prepare(x)    # may wait for results of its own without waiting for `long_work`
+        use(y, maps)
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.main = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self.ready = None if self.main is None else self.main.record_event()
+
+    def __enter__(self) -> None:
+        if self.main is not None:
+            self.side = _side_stream(self.main.device_index)
+            # Memory that was freed here before was last used by work that is queued already, so this covers it too.
+            self.side.wait_event(self.ready)
+            self.context = torch.cuda.stream(self.side)
+            self.context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        if self.main is not None:
+            self.context.__exit__(*error)
+            self.main.wait_stream(self.side)
+
+
+@lru_cache(maxsize=8)
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One, because libraries keep memory for every stream that they see."""
+    return torch.cuda.Stream(device)
 
 
 @lru_cache(maxsize=4)

@@ -220,14 +220,17 @@ class TritonBackend:
         feats, taps = in_autocast_dtype(x.feats, taps.flatten(0, 1))
         if not self.kernel.applies(feats, taps, 8 * len(x)):
             return by_torch()
+        return self.kernel.planned_matmul(feats, taps, self.children_plan(x.sites, parents), bias, by_torch)
+
+    def children_plan(self, sites: Sites, parents: Tensor) -> TapPlan:
+        """The map of `children`, ordered for the kernel."""
 
         def make() -> TapPlan:
-            index = neighbour_map(x.sites)[:, parents].transpose(0, 1)
-            rows = torch.arange(8 * len(x), device=index.device).view(-1, 8).t()
-            return self.kernel.TapPlan(index, rows, len(x))
+            index = neighbour_map(sites)[:, parents].transpose(0, 1)
+            rows = torch.arange(8 * len(sites), device=index.device).view(-1, 8).t()
+            return self.kernel.TapPlan(index, rows, len(sites))
 
-        plan = x.sites.cached("children plan", make)
-        return self.kernel.planned_matmul(feats, taps, plan, bias, by_torch)
+        return sites.cached("children plan", make)
 
 
 class SpconvBackend:

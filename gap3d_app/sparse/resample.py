@@ -215,8 +215,7 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     fine = subdivided_sites(x.sites)
     device = coarse_map.device
     weight = conv.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)  # [27, C, O]
-    halves = torch.arange(2, device=device)
-    near = _outer3(halves[:, None] + halves, 3)  # [8 children, 8 parents] columns of the coarse map
+    near = _near_parents(device)
     taps = (_fold(weight) @ weight.flatten(1)).view(8, 8, *weight.shape[1:])
 
     def by_torch() -> Tensor:
@@ -233,6 +232,26 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     else:
         feats = by_torch()
     return SparseTensor(feats, sites=fine)
+
+
+def _near_parents(device: torch.device) -> Tensor:
+    """[8 children, 8 parents] columns of the coarse map."""
+    halves = torch.arange(2, device=device)
+    return _outer3(halves[:, None] + halves, 3)
+
+
+def prepare_subdivision(sites: Sites, first: SparseConv3d, second: SparseConv3d) -> Sites:
+    """Make what `subdivide_conv` by `first` and then `second` derive from the sites alone; returns the fine sites."""
+    neighbour_map(sites)
+    fine = subdivided_sites(sites)
+    plans = []
+    if isinstance(first.backend, TritonBackend):
+        plans.append(first.backend.children_plan(sites, _near_parents(sites.coords.device)))
+    if isinstance(second.backend, TritonBackend):
+        plans.append(second.backend.plan(fine))
+    for plan in plans:
+        plan.prepare()
+    return fine
 
 
 def _fold(like: Tensor) -> Tensor:

@@ -105,6 +105,12 @@ class TapPlan:
         return self.lists[block]
 
 
+    def prepare(self) -> None:
+        """Make the lists of all tiles, whichever will be taken."""
+        for rows in {tile.rows for tile in TILES}:
+            self.tap_lists(rows)
+
+
 def _tap_code(present: Tensor) -> Tensor:
     """[G, T] number whose bits say which taps a row has; of 27 the far corners, which vary most, decide first."""
     taps = present.shape[2]

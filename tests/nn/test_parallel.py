@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from gap3d_app.nn.parallel import run_branches, side_by_side
+from gap3d_app.nn.parallel import Beside, run_branches, side_by_side
 
 CPU = torch.device("cpu")
 
@@ -74,3 +74,28 @@ def test_one_thread_runs_one_after_the_other() -> None:
         assert {name for name, *_ in run_branches([who, who], CPU)} == {threading.current_thread().name}
     finally:
         torch.set_num_threads(before)
+
+
+def test_beside_is_nothing_on_a_processor() -> None:
+    with Beside(CPU):
+        assert torch.arange(4).sum() == 6
+    with pytest.raises(ZeroDivisionError), Beside(CPU):
+        _ = 1 // 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_beside_does_not_wait_for_the_queue() -> None:
+    x = torch.arange(1000, device="cuda")
+    with Beside(x.device):
+        x.sum().item()  # the side stream exists, the memory is there
+    for _ in range(2):  # the second time with memory of the first
+        beside, done = Beside(x.device), torch.cuda.Event()
+        torch.cuda._sleep(1 << 28)  # more than a tenth of a second
+        done.record()
+        with beside:
+            twice = x * 2
+            assert twice.sum().item() == 999_000
+            assert not done.query()
+        assert (twice + x).sum().item() == 1_498_500
+        assert done.query()
