@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,3 +90,14 @@ def test_folder_of_glbs_joins(folder, tmp_path, capsys):
 def test_folder_without_metadata(tmp_path, capsys):
     assert pack.main(["--out", str(tmp_path / "out"), "--glbs", str(tmp_path)]) == 2
     assert "metadata.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gpus, cores, expected", [(0, 8, 7), (1, 8, 7), (1, 64, 26), (2, 64, 52), (1, 1, 1)])
+def test_workers_fit_the_machine(monkeypatch, gpus, cores, expected):
+    """A worker needs about 3 GiB of its GPU; cards of 80 GB here."""
+    card = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(pack.os, "cpu_count", lambda: cores)
+    assert pack.default_workers() == expected

@@ -37,6 +37,8 @@ from train.data.procedural.spec import build, sample_spec
 from train.data.views import condition_cameras, render_views
 
 CHUNK = 64
+WORKER_BYTES = 3 << 30
+"""GPU memory of a worker, at most: its context and a pass of `surface_fields`."""
 CATEGORY_NAMES = sorted(CATEGORIES)
 COLOR_NAMES, FINISH_NAMES = list(COLORS), list(FINISHES)
 
@@ -106,6 +108,15 @@ def pack_asset(mesh: Mesh, spec: dict, seed: int, views: int) -> dict[str, torch
         "color": label(spec["color"], COLOR_NAMES),
         "finish": label(spec["finish"], FINISH_NAMES),
     }
+
+
+def default_workers() -> int:
+    """A process for every core but one, as many as fit the GPUs' memory."""
+    cores = max(1, (os.cpu_count() or 2) - 1)
+    if not torch.cuda.is_available():
+        return cores
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return max(1, min(cores, sum(gpu.total_memory // WORKER_BYTES for gpu in gpus)))
 
 
 def worker_device() -> str:
@@ -194,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", choices=("train", "test", "val"), default="train")
     parser.add_argument("--views", type=int, default=4, help="condition views per asset, the canonical one first")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: by cores and GPUs)")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     try:
