@@ -7,10 +7,7 @@ mirrored neighbour map, so nothing is ever scattered. Neighbour maps are cached 
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import shutil
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gap3d_app.kernels import triton_runs
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 if TYPE_CHECKING:
@@ -267,14 +265,8 @@ Backend = NativeBackend | TritonBackend | SpconvBackend
 
 
 def default_backend() -> Backend:
-    """The fastest backend that this machine has: the Triton kernel with a CUDA device, else plain torch.
-
-    Triton builds its launchers with the machine's C compiler, which a small container may lack.
-    """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
-    if compiler and torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
-        return TritonBackend()
-    return NativeBackend()
+    """The fastest backend that this machine has: the Triton kernel with a CUDA device, else plain torch."""
+    return TritonBackend() if triton_runs() else NativeBackend()
 
 
 class SparseConv3d(nn.Module):
