@@ -15,12 +15,13 @@ MOST_LINES = 450
 BASICS = {"errors", "values", "__version__"}
 ALLOWED = {
     "nn": set(),
-    "sparse": {"nn"},
+    "kernels": set(),
+    "sparse": {"nn", "kernels"},
     "flow": {"nn", "sparse"},
     "models": {"nn", "sparse", "flow"},
     "settings": set(),
     "output": {"settings"},
-    "geometry": {"output"},
+    "geometry": {"output", "kernels"},
     "render": {"geometry", "output"},
     "background": set(),
     "prompt": {"background"},

@@ -6,10 +6,14 @@ per cell.
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
-from gap3d_app.geometry.cube_tables import CORNERS
+from gap3d_app.geometry.cube_indices import tables_on
+from gap3d_app.kernels import triton_runs
 
 SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
 """Channels of a cube: sdf 8, deform 8 x 3, weights 12 + 8 + 1, colour 8 x 6."""
@@ -18,36 +22,47 @@ SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53
 class Box:
     """The part of the lattice that an object touches, with flat indices in row-major order.
 
-    Cells (cubes) and lattice vertices share one index space of shape `size`. The last cell layer of each
-    axis is unused, so a step over the low side of the box wraps into an unused cell, never into another one.
-    Order of flat indices inside the box equals their order in the whole grid.
+    Cells (cubes) and lattice vertices share one index space of shape `size`. The last cell layer of each axis is
+    unused, so a step over the low side of the box wraps into an unused cell, never into another one; from the
+    start of the index space it wraps to its end, which is what negative indices of a tensor mean. Order of flat
+    indices inside the box equals their order in the whole grid.
 
     Args:
         coords: [N, 3] int64 cells that must lie inside with one layer around them.
         resolution: cells per axis of the grid; it bounds the box unless `beyond`.
+
+    Raises:
+        ValueError: cells outside the grid.
     """
 
     def __init__(self, coords: Tensor, resolution: int, beyond: bool):
-        low, high = coords.amin(0) - 1, coords.amax(0) + 1
+        low, high = torch.stack(coords.aminmax(dim=0)).tolist()
+        if min(low) < 0 or max(high) >= resolution:
+            raise ValueError(f"cube coordinates must be in 0..{resolution - 1}")
+        low, high = [n - 1 for n in low], [n + 1 for n in high]
         if not beyond:
-            low, high = low.clamp(min=0), high.clamp(max=resolution - 1)
+            low, high = [max(n, 0) for n in low], [min(n, resolution - 1) for n in high]
         self.low = low
-        self.size = [int(n) for n in (high - low + 2).tolist()]
+        self.size = [b - a + 2 for a, b in zip(low, high, strict=True)]
         self.strides = [self.size[1] * self.size[2], self.size[2], 1]
-        self.count = self.size[0] * self.size[1] * self.size[2]
-        self.steps = torch.tensor(self.strides, device=coords.device)
+        self.count = self.size[0] * self.strides[0]
+
+    def steps(self, offsets: Tensor) -> Tensor:
+        """Flat steps [...] of offsets [..., 3]."""
+        x, y, z = offsets.unbind(-1)
+        return z.add(y, alpha=self.strides[1]).add(x, alpha=self.strides[0])
 
     def flat(self, coords: Tensor) -> Tensor:
         """Flat index [N] of grid coordinates [N, 3]."""
-        return ((coords - self.low) * self.steps).sum(-1)
+        return self.steps(coords) - sum(n * stride for n, stride in zip(self.low, self.strides, strict=True))
 
     def unflat(self, index: Tensor) -> Tensor:
         """Grid coordinates [N, 3] of flat indices [N]."""
-        sx, sy, _ = self.strides
-        x = torch.div(index, sx, rounding_mode="floor")
-        rest = index - x * sx
-        y = torch.div(rest, sy, rounding_mode="floor")
-        return torch.stack([x, y, rest - y * sy], dim=-1) + self.low
+        x = torch.div(index, self.strides[0], rounding_mode="floor")
+        rest = index.sub(x, alpha=self.strides[0])
+        y = torch.div(rest, self.strides[1], rounding_mode="floor")
+        place = (x, y, rest.sub(y, alpha=self.strides[1]))
+        return torch.stack([n + low for n, low in zip(place, self.low, strict=True)], dim=-1)
 
     def mark(self, index: Tensor) -> Tensor:
         """[count] bool, True at the given flat indices."""
@@ -62,18 +77,14 @@ class Box:
         return rank
 
 
-class CellRanks:
-    """Position of cells in a list, also answered for cells just before the start of the box."""
+@lru_cache(maxsize=1)
+def _triton_cubes() -> ModuleType | None:
+    """The kernels, where they run."""
+    if not triton_runs():
+        return None
+    from gap3d_app.geometry import triton_cubes
 
-    def __init__(self, box: Box, cells: Tensor):
-        # The margin in front keeps the index of a neighbour on the low side from being negative.
-        self.margin = sum(box.strides)
-        empty = torch.full((self.margin,), -1, dtype=torch.int32, device=cells.device)
-        self.table = torch.cat([empty, box.ranks(cells)])
-
-    def __call__(self, cells: Tensor) -> Tensor:
-        """int32 positions, -1 for cells that are not in the list; any shape."""
-        return self.table[cells + self.margin]
+    return triton_cubes
 
 
 class ActiveCubes:
@@ -83,20 +94,28 @@ class ActiveCubes:
         box: index space around the cubes.
         cells: [N] flat index of every cube, in the order of `feats`.
         offsets: [8] flat step from a cell to its corners.
-        corners: [N, 8] flat index of every corner.
-        touched: [T] flat indices of the lattice vertices that belong to a cube, ascending.
-        rank: CellRanks of the cubes.
+        rank: [count] int32 row of every cube, -1 for inactive cells.
+        kernels: `gap3d_app.geometry.triton_cubes` where it applies, else None.
     """
 
     def __init__(self, coords: Tensor, feats: Tensor, resolution: int, beyond: bool = False):
         self.feats, self.resolution = feats, resolution
         self.box = Box(coords, resolution, beyond)
-        self.offsets = (torch.from_numpy(CORNERS).to(coords.device) * self.box.steps).sum(-1)
+        self.offsets = self.box.steps(tables_on(coords.device)["corners"])
         self.cells = self.box.flat(coords)
-        self.corners = self.cells[:, None] + self.offsets
-        self.is_touched = self.box.mark(self.corners)
-        self.touched = self.is_touched.nonzero()[:, 0]
-        self.rank = CellRanks(self.box, self.cells)
+        self.rank = self.box.ranks(self.cells)
+        kernels = _triton_cubes()
+        self.kernels = kernels if kernels and kernels.applies(feats, self.box.count) else None
+
+    @property
+    def corners(self) -> Tensor:
+        """[N, 8] flat index of every cube's corners."""
+        return self.cells[:, None] + self.offsets
+
+    @cached_property
+    def touched(self) -> Tensor:
+        """[T] flat indices of the lattice vertices that belong to a cube, ascending."""
+        return self.box.mark(self.corners).nonzero()[:, 0]
 
     def columns(self, corner: int) -> list[slice]:
         """Channels of (sdf, deform, colour) of one corner, the last only for 101 channels."""
@@ -109,7 +128,21 @@ class ActiveCubes:
     def corner_values(self) -> Tensor:
         """[N, 8, 4 or 10] raw (sdf with bias, deform, colour) of every cube's corners."""
         rows = [torch.cat([self.feats[:, part] for part in self.columns(j)], dim=1) for j in range(8)]
-        return self._biased(torch.stack(rows, dim=1))
+        values = torch.stack(rows, dim=1)
+        return torch.cat([values[..., :1] - 1.0 / self.resolution, values[..., 1:]], dim=-1)
+
+    def inside(self, sdf: Tensor | None = None) -> Tensor:
+        """[count] bool, True for touched lattice vertices with a negative sdf.
+
+        Args:
+            sdf: [T] of the touched vertices, if known.
+        """
+        if sdf is None and self.kernels:  # faster than to list the touched vertices
+            return self._mean_by_kernel(None, 1)[:, 0] < 0
+        inside = torch.zeros(self.box.count, dtype=torch.bool, device=self.feats.device)
+        sdf = self.mean(self.touched, sdf_only=True)[:, 0] if sdf is None else sdf
+        inside[self.touched] = sdf.detach() < 0
+        return inside
 
     def mean(self, vertices: Tensor, sdf_only: bool = False) -> Tensor:
         """Mean over the active cubes around lattice vertices.
@@ -119,19 +152,26 @@ class ActiveCubes:
             sdf_only: leave out deform and colour.
 
         Returns:
-            [P, 1 or 4 or 10] raw (sdf with bias, deform, colour); meaningless for untouched vertices.
+            [P, 1 or 4 or 10] raw (sdf with bias, deform, colour); sdf 1 and zeros for untouched vertices.
         """
+        if self.kernels:
+            return self._mean_by_kernel(vertices, 1 if sdf_only else 10 if self.feats.shape[1] == COLOR.stop else 4)
         total, count = 0.0, 0.0
         # One cube direction after the other: every vertex adds its cubes in the same order on every run. Absent
         # cubes add zero: to list the present ones would make the host wait for the device eight times.
         for j in range(8):
-            row = self.rank(vertices - self.offsets[j])
+            row = self.rank[vertices - self.offsets[j]]
             there, row = (row >= 0)[:, None], row.clamp(min=0)
             parts = self.columns(j)[:1] if sdf_only else self.columns(j)
             values = torch.cat([self.feats[:, part].index_select(0, row) for part in parts], dim=1)
             total = total + torch.where(there, values, 0.0)
             count = count + there.to(values.dtype)
-        return self._biased(total / count.clamp(min=1))
+        mean = total / count.clamp(min=1)
+        sdf = torch.where(count > 0, mean[:, :1] - 1.0 / self.resolution, 1.0)
+        return torch.cat([sdf, mean[:, 1:]], dim=1)
+
+    def _mean_by_kernel(self, vertices: Tensor | None, width: int) -> Tensor:
+        return self.kernels.mean(vertices, self.rank, self.feats, self.box.strides, 1.0 / self.resolution, width)
 
     def positions(self, vertices: Tensor, deform: Tensor) -> Tensor:
         """[P, 3] object-space positions of lattice vertices moved by raw deform [P, 3]."""
@@ -139,13 +179,8 @@ class ActiveCubes:
         rest = self.box.unflat(vertices).to(deform.dtype) / self.resolution - 0.5
         return rest + half_cell * torch.tanh(deform)
 
-    def weights(self, cells: Tensor) -> Tensor:
-        """[S, 21] activated beta 12, alpha 8, gamma of cells; the defaults of a raw zero for inactive ones."""
-        row = self.rank(cells)
+    def weights(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Activated (beta 12, alpha 8) [S, 20] and gamma [S] of cells; inactive ones have those of a raw zero."""
+        row = self.rank[cells]
         raw = torch.where((row >= 0)[:, None], self.feats[:, WEIGHTS].index_select(0, row.clamp(min=0)), 0.0)
-        edge_and_corner = 0.99 * torch.tanh(raw[:, :20]) + 1
-        return torch.cat([edge_and_corner, 0.99 * torch.sigmoid(raw[:, 20:]) + 0.005], dim=1)
-
-    def _biased(self, values: Tensor) -> Tensor:
-        """Attributes with the sdf bias of -1/resolution applied, without touching the caller's features."""
-        return torch.cat([values[..., :1] - 1.0 / self.resolution, values[..., 1:]], dim=-1)
+        return 0.99 * torch.tanh(raw[:, :20]) + 1, 0.99 * torch.sigmoid(raw[:, 20]) + 0.005

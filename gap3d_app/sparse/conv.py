@@ -7,10 +7,7 @@ mirrored neighbour map, so nothing is ever scattered. Neighbour maps are cached 
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import shutil
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gap3d_app.kernels import triton_runs
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 if TYPE_CHECKING:
@@ -267,15 +265,6 @@ class SpconvBackend:
 
 
 Backend = NativeBackend | TritonBackend | SpconvBackend
-
-
-def triton_runs() -> bool:
-    """Whether this machine has what Triton kernels need: triton, a CUDA device and a C compiler.
-
-    Triton builds its launchers with the compiler, which a small container may lack.
-    """
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
-    return bool(compiler) and torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
 
 
 def default_backend() -> Backend:

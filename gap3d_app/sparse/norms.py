@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gap3d_app.sparse.conv import triton_runs
+from gap3d_app.kernels import triton_runs
 from gap3d_app.sparse.tensor import SparseTensor
 
 

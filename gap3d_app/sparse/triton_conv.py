@@ -10,7 +10,6 @@ What it must equal is `gather_matmul` of `gap3d_app.sparse.conv`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,13 +19,12 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
+from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED
+
 ALIGNMENT = 128
 """Rows of a plan come in multiples of this: the largest tile."""
 
 HALF = (torch.float16, torch.bfloat16)
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-INDEX_LIMIT = 1 << 31
-"""Elements that 32-bit offsets reach."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_edges_a_few_at_a_time_give_the_same_surface(monkeypatch):
     coords, feats = cubes(torus(), 24)
     feats[:, 8:53] = torch.randn(len(coords), 45, generator=torch.Generator().manual_seed(0)) * 0.3
     whole = extract(coords, feats, 24)
-    monkeypatch.setattr("gap3d_app.geometry.flexicubes.PAIRS_AT_ONCE", 1000)
+    monkeypatch.setattr("gap3d_app.geometry.dual.PAIRS_AT_ONCE", 1000)
     parts = extract(coords, feats, 24)
     assert torch.equal(whole.vertices, parts.vertices) and torch.equal(whole.faces, parts.faces)
 

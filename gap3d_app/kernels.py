@@ -1,0 +1,21 @@
+"""Whether this machine runs Triton kernels; each has a twin in plain torch, which runs elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Kernels run in Triton's interpreter, on the CPU: for tests of their arithmetic."""
+
+INDEX_LIMIT = 1 << 31
+"""Elements that 32-bit offsets reach."""
+
+
+def triton_runs() -> bool:
+    """Whether there is Triton, a CUDA device, and a C compiler, with which Triton builds its launchers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    return bool(compiler) and torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
