@@ -68,7 +68,8 @@ class FastFlow:
             try:
                 found = self.steps.velocities(state, prepared)
             except (TorchDynamoException, FailOnRecompileLimitHit) as error:  # no compiler here, or too many forms
-                logger.warning("The networks run without compilation: %s", str(error).strip().splitlines()[0])
+                reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+                logger.warning("The networks run without compilation: %s", reason)
                 found = None
             if found is None:
                 self.compile_blocks = False
