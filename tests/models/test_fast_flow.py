@@ -96,7 +96,7 @@ def test_what_cannot_be_compiled_runs_without(monkeypatch, caplog) -> None:
         made = sampled(flow, state, cond)
     assert torch.allclose(made, sampled(structure_flow(True), state, cond), atol=1e-5)
     assert [record.getMessage() for record in caplog.records] == [
-        "The networks run without compilation: too many forms"
+        "The networks run without compilation: too many forms and where"
     ]
     assert flow.ready and not flow.compile_blocks
 
