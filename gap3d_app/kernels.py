@@ -15,6 +15,11 @@ INDEX_LIMIT = 1 << 31
 """Elements that 32-bit offsets reach."""
 
 
+def triton_fits() -> bool:
+    """`triton_runs` on a device of the Ampere generation or later, on which Triton has bfloat16."""
+    return triton_runs() and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def triton_runs() -> bool:
     """Whether there is Triton, a CUDA device, and a C compiler, with which Triton builds its launchers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")

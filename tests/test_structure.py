@@ -18,7 +18,7 @@ ALLOWED = {
     "kernels": set(),
     "sparse": {"nn", "kernels"},
     "flow": {"nn", "sparse"},
-    "models": {"nn", "sparse", "flow"},
+    "models": {"nn", "sparse", "flow", "kernels"},
     "settings": set(),
     "output": {"settings"},
     "geometry": {"output", "kernels"},

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gap3d_app.kernels import triton_fits
 from gap3d_app.models.grid_config import GridDiTConfig
 from gap3d_app.nn.attention_kernels import attend
 from gap3d_app.nn.embeddings import timestep_embedding
-from gap3d_app.nn.grid_rope import Rope, rotate
+from gap3d_app.nn.grid_rope import Rope, norm_rotate
 from gap3d_app.nn.norms import RMSNorm
 
 TIME_CHANNELS = 256
@@ -88,6 +89,7 @@ class GridAttention(nn.Module):
         if output:
             self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim, bias=False)])
         self.register_buffer("stacked", None, persistent=False)
+        self.fused = triton_fits()
 
     def stack(self) -> None:
         """From now on one product makes queries, keys and values; for weights that stay where they are."""
@@ -108,11 +110,12 @@ class GridAttention(nn.Module):
         return self._spread(self._turned_key(self.to_k(x), rope), self.to_v(x))
 
     def _turned_query(self, query: Tensor, rope: Rope) -> Tensor:
-        return self._heads(rotate(self.norm_q(query), rope), self.n_heads)
+        return self._heads(norm_rotate(query, self.norm_q, rope, self.fused), self.n_heads)
 
     def _turned_key(self, key: Tensor, rope: Rope | None) -> Tensor:
-        key = self.norm_k(key)
-        return key if rope is None else rotate(key, rope.narrow(key.shape[-1]))
+        if rope is None:
+            return self.norm_k(key)
+        return norm_rotate(key, self.norm_k, rope.narrow(key.shape[-1]), self.fused)
 
     def _spread(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values by heads, each repeated for the heads that share it."""
