@@ -31,8 +31,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.fused:
             return self.mlp(x)
-        first, _, last = self.mlp
-        return last(linear_gelu(first, x))
+        first, gelu, last = self.mlp
+        return last(linear_gelu(first, gelu, x))
 
 
 class TransformerBlock(nn.Module):

@@ -10,7 +10,7 @@ from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.acceleration import accelerated
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.grid_sampling import generate_grid, grid_sampler
-from gap3d_app.nn.activations import linear_gelu
+from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention_kernels import (
     KERNELS,
     LENGTH_STEP,
@@ -134,7 +134,7 @@ def test_gelu_within_the_product(shape: tuple[int, ...]) -> None:
     device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
     layer, x = nn.Linear(16, 64).to(device, dtype), torch.randn(shape, device=device, dtype=dtype)
     with torch.no_grad():
-        made = linear_gelu(layer, x)
+        made = linear_gelu(layer, TanhGELU(), x)
     exact = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()), approximate="tanh")
     assert made.shape == exact.shape and made.dtype == dtype
     assert distance(made.double(), exact) < 2e-3
