@@ -19,7 +19,7 @@ from gap3d_app.kernels import triton_runs
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 if TYPE_CHECKING:
-    from gap3d_app.sparse.triton_conv import TapPlan
+    from gap3d_app.sparse.tap_plan import TapPlan
 
 CPU_CHUNK_BYTES = 4 << 20
 CUDA_CHUNK_BYTES = 1 << 30
@@ -193,12 +193,7 @@ class TritonBackend:
 
     def plan(self, sites: Sites) -> TapPlan:
         """The sites' neighbour map, ordered for the kernel."""
-
-        def make() -> TapPlan:
-            rows = torch.arange(len(sites), device=sites.coords.device)
-            return self.kernel.TapPlan(neighbour_map(sites)[None], rows[None], len(sites))
-
-        return sites.cached("tap plan", make)
+        return sites.cached("tap plan", lambda: self.kernel.TapPlan(neighbour_map(sites)))
 
     def children(
         self, x: SparseTensor, taps: Tensor, parents: Tensor, bias: Tensor | None, by_torch: Callable[[], Tensor]
@@ -222,13 +217,7 @@ class TritonBackend:
 
     def children_plan(self, sites: Sites, parents: Tensor) -> TapPlan:
         """The map of `children`, ordered for the kernel."""
-
-        def make() -> TapPlan:
-            index = neighbour_map(sites)[:, parents].transpose(0, 1)
-            rows = torch.arange(8 * len(sites), device=index.device).view(-1, 8).t()
-            return self.kernel.TapPlan(index, rows, len(sites))
-
-        return sites.cached("children plan", make)
+        return sites.cached("children plan", lambda: self.kernel.TapPlan(neighbour_map(sites), parents))
 
 
 class SpconvBackend:

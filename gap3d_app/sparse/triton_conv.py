@@ -20,9 +20,7 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED
-
-ALIGNMENT = 128
-"""Rows of a plan come in multiples of this: the largest tile."""
+from gap3d_app.sparse.tap_plan import TapPlan
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -31,8 +29,8 @@ HALF = (torch.float16, torch.bfloat16)
 class Tile:
     """How one program works: rows x outputs of its tile, channels per step, warps, and stages of its pipeline.
 
-    `flat` walks over (tap, slice) in one loop, so that loads run on across taps; otherwise one loop is inside the
-    other, so that a row's number is read once per tap.
+    Rows are one of `tap_plan.BLOCKS`. `flat` walks over (tap, slice) in one loop, so that loads run on across taps;
+    otherwise one loop is inside the other, so that a row's number is read once per tap.
     """
 
     rows: int
@@ -56,67 +54,6 @@ TILES = (
     Tile(128, 64, 32, 4, 10),
     Tile(128, 32, 32, 4, 10),
 )
-
-
-class TapPlan:
-    """A neighbour map, ordered for the kernel.
-
-    Rows come in groups that have weights of their own (one group for a convolution; one per child when voxels are
-    subdivided) and stay inside their group. Inside it they are ordered by which taps they have.
-
-    Args:
-        index: [G, T, K] integer rows of the input, `absent` for none; K is at most 31.
-        out_row: [G, T] row of the result that each one makes.
-        absent: number of input rows.
-
-    Attributes:
-        index: [K, P] int32, P = G * T rounded up to whole tiles per group; `absent` for none.
-        out_row: [P] int32, -1 in the padding.
-        rows: rows of the result, G * T.
-    """
-
-    def __init__(self, index: Tensor, out_row: Tensor, absent: int) -> None:
-        groups, rows, taps = index.shape
-        self.absent, self.rows, self.taps, self.groups = absent, groups * rows, taps, groups
-        order = _tap_code(index < absent).argsort(dim=1, stable=True)
-        index = index.gather(1, order[:, :, None].expand(-1, -1, taps)).int()
-        extra = -rows % ALIGNMENT
-        index = torch.nn.functional.pad(index, (0, 0, 0, extra), value=absent)
-        out_row = torch.nn.functional.pad(out_row.gather(1, order).int(), (0, extra), value=-1)
-        self.index = index.flatten(0, 1).t().contiguous()
-        self.out_row = out_row.flatten().contiguous()
-        self.lists: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def tap_lists(self, block: int) -> tuple[Tensor, Tensor]:
-        """Which taps a tile of `block` rows needs.
-
-        Returns:
-            [P / block, K] int32 numbers of weights (group * K + tap), the needed ones first, and how many are needed
-            [P / block] int32.
-        """
-        if block not in self.lists:
-            needed = (self.index < self.absent).view(self.taps, -1, block).any(2).t()
-            # False sorts before True, so needed taps come first and stay in order.
-            taps = (~needed).to(torch.uint8).argsort(dim=1, stable=True)
-            group = torch.arange(len(taps), device=taps.device) * self.groups // len(taps)
-            self.lists[block] = (taps + group[:, None] * self.taps).int().contiguous(), needed.sum(1).int()
-        return self.lists[block]
-
-
-    def prepare(self) -> None:
-        """Make the lists of all tiles, whichever will be taken."""
-        for rows in {tile.rows for tile in TILES}:
-            self.tap_lists(rows)
-
-
-def _tap_code(present: Tensor) -> Tensor:
-    """[G, T] number whose bits say which taps a row has; of 27 the far corners, which vary most, decide first."""
-    taps = present.shape[2]
-    tap = torch.arange(taps, device=present.device)
-    distance = (tap // 9 - 1).abs() + (tap // 3 % 3 - 1).abs() + (tap % 3 - 1).abs() if taps == 27 else tap
-    bit = torch.empty_like(tap)
-    bit[distance.argsort(stable=True)] = tap
-    return (present * (1 << bit)).sum(2).int()
 
 
 @triton.jit

@@ -9,10 +9,12 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from gap3d_app.sparse import norms, resample  # noqa: E402
-from gap3d_app.sparse.conv import NativeBackend, SparseConv3d, TritonBackend  # noqa: E402
+from gap3d_app.sparse.conv import NativeBackend, SparseConv3d, TritonBackend, neighbour_map  # noqa: E402
+from gap3d_app.sparse.tap_plan import BLOCKS, TapPlan  # noqa: E402
 from gap3d_app.sparse.tensor import SparseTensor  # noqa: E402
-from gap3d_app.sparse.triton_conv import TILES, TapPlan, launch, planned_matmul  # noqa: E402
+from gap3d_app.sparse.triton_conv import TILES, launch, planned_matmul  # noqa: E402
 from gap3d_app.sparse.triton_norm import ROWS, STEPS, applies, group_norm_silu  # noqa: E402
+from tests.sparse.plans import check_plan, random_map  # noqa: E402
 from tests.sparse.shells import shell  # noqa: E402
 
 
@@ -39,18 +41,31 @@ def check_convolution(channels: int, outputs: int) -> None:
             assert relative(out, exact) < 1e-3, tile
 
 
+def check_plans() -> None:
+    """One group and several, codes of 16 bits and of 32, rows that fill tiles and do not, taps that no row has."""
+    assert {tile.rows for tile in TILES} == set(BLOCKS)
+    for rows, width in ((300, 27), (256, 27), (1, 27), (0, 27), (70, 8)):
+        check_plan(random_map(rows, width, 0.5))
+    for rows, width, groups, k in ((129, 27, 2, 27), (200, 27, 8, 8), (70, 14, 4, 14), (65, 31, 1, 31), (5, 3, 2, 1)):
+        columns = torch.stack([torch.randperm(width)[:k] for _ in range(groups)])
+        check_plan(random_map(rows, width, 0.9).t().contiguous().t(), columns)
+    for absent in (0.0, 1.0):
+        check_plan(random_map(130, 27, absent))
+        check_plan(random_map(128, 8, absent), torch.arange(8).view(1, 8).repeat(3, 1))
+    neighbours = neighbour_map(SparseTensor(torch.zeros(500, 1), shell(500)).sites)
+    check_plan(neighbours)
+    check_plan(neighbours, resample._near_parents(neighbours.device))
+
+
 def check_groups() -> None:
-    """Rows of three groups, each with weights of its own, written in a given order."""
+    """Three groups with taps and weights of their own."""
     groups, rows, taps = 3, 70, 8
-    x, weight = torch.randn(50, 32).half(), torch.randn(groups * taps, 32, 24).half()
-    index = torch.randint(0, 51, (groups, rows, taps))  # 50 stands for none
-    place = torch.randperm(groups * rows).view(groups, rows)
+    x, weight = torch.randn(rows, 32).half(), torch.randn(groups * taps, 32, 24).half()
+    neighbours, columns = random_map(rows, 11, 0.3), torch.randint(0, 11, (groups, taps))
     padded = torch.cat([x.double(), torch.zeros(1, 32, dtype=torch.float64)])
-    exact = torch.empty(groups * rows, 24, dtype=torch.float64)
-    for group in range(groups):
-        part = weight[group * taps : (group + 1) * taps].double()
-        exact[place[group]] = torch.einsum("tkc,kco->to", padded[index[group]], part)
-    out = planned_matmul(x, weight, TapPlan(index, place, len(x)))
+    gathered = padded[neighbours[:, columns]]  # [rows, groups, taps, 32]
+    exact = torch.einsum("tgkc,gkco->tgo", gathered, weight.double().view(groups, taps, 32, 24)).flatten(0, 1)
+    out = planned_matmul(x, weight, TapPlan(neighbours, columns))
     assert relative(out, exact) < 1e-3
 
 
@@ -106,6 +121,7 @@ if __name__ == "__main__":
     with torch.no_grad():
         check_convolution(64, 40)
         check_convolution(32, 136)
+        check_plans()
         check_groups()
         check_subdivision()
         check_norms()

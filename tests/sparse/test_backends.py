@@ -14,7 +14,14 @@ from torch import nn
 from gap3d_app.models.decoders import SparseSubdivideBlock3d
 from gap3d_app.sparse.conv import Backend, NativeBackend, SparseConv3d, SpconvBackend, TritonBackend, default_backend
 from gap3d_app.sparse.norms import SparseGroupNorm32, SparseSiLU, norm_silu
-from gap3d_app.sparse.resample import SparseDownsample, SparseSubdivide, SparseUpsample, subdivide_conv, unpooled_conv
+from gap3d_app.sparse.resample import (
+    SparseDownsample,
+    SparseSubdivide,
+    SparseUpsample,
+    _near_parents,
+    subdivide_conv,
+    unpooled_conv,
+)
 from gap3d_app.sparse.tensor import SparseTensor
 from tests.sparse.shells import shell
 
@@ -162,6 +169,22 @@ def test_the_faster_of_kernel_and_torch_is_taken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(kernel, "milliseconds", lambda work: 2.0 if work.__name__ == "by_torch" else 1.0)
     assert relative(twin(x).feats, native(x).feats) <= 2 * HALF[torch.float16]
     assert None not in kernel._chosen.values()
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("rows", [1_293_824, 161_728, 20_216, 1001, 1, 0])
+@torch.no_grad()
+def test_plan_on_cuda(rows: int) -> None:
+    """Order, map and lists are those of the twin in plain torch, bit for bit."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from tests.sparse.plans import check_plan, random_map
+
+    torch.manual_seed(4)
+    for absent, kinds in ((0.7, 300), (0.4, 100_000)):
+        check_plan(random_map(rows, 27, absent, kinds, "cuda"))
+        if rows < 1_000_000:
+            check_plan(random_map(rows, 27, absent, kinds, "cuda"), _near_parents(torch.device("cuda")))
 
 
 def norm_layers(channels: int, device: str = "cpu") -> nn.Sequential:
