@@ -71,10 +71,9 @@ def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> C
 
     # By default torch compiles a function eight times at most.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
-    if any_length is None:
-        # Rows wider than 1,024 are held in registers too, where that is measured faster than several passes.
-        return torch.compile(advance, fullgraph=True, dynamic=False, options={"triton.multi_kernel": 1})
     fast = torch.compile(advance, fullgraph=True, dynamic=False)
+    if any_length is None:
+        return fast
 
     def call(block: nn.Module, x: Tensor, *rest: Any) -> Tensor:
         torch._dynamo.maybe_mark_dynamic(x, any_length)

@@ -36,7 +36,6 @@ def test_on_cuda(dtype: torch.dtype, tolerance: float) -> None:
     for made in (fused, compiled):
         assert made.dtype == dtype
         assert ((made.float() - exact).norm() / exact.norm()).item() < tolerance
-    assert torch.equal(fused, compiled)
 
 
 def test_elsewhere_one_after_the_other() -> None:
