@@ -73,9 +73,14 @@ def stacked_weight(layers: list[nn.Linear]) -> Tensor:
 
 
 class GridAttention(nn.Module):
-    """Projections without bias; LayerNorm over all heads of queries and keys together."""
+    """Projections without bias; LayerNorm over all heads of queries and keys together.
 
-    kernel = "torch"
+    Attributes:
+        kernel: of `attention_kernels.KERNELS`.
+        fused: whether one kernel norms and turns, see `norm_rotate`.
+    """
+
+    kernel, fused = "torch", False
 
     def __init__(self, config: GridDiTConfig, output: bool):
         super().__init__()
@@ -89,7 +94,6 @@ class GridAttention(nn.Module):
         if output:
             self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim, bias=False)])
         self.register_buffer("stacked", None, persistent=False)
-        self.fused = triton_fits()
 
     def stack(self) -> None:
         """From now on one product makes queries, keys and values; for weights that stay where they are."""
@@ -178,13 +182,15 @@ class GridBlock(nn.Module):
         return self.attn2.key_value(self.norm1_context(tokens), None)
 
     def stack(self) -> None:
-        """Join products of the same tokens; the numbers stay the same up to rounding."""
+        """Join products of the same tokens, and norms with rotations; the numbers stay the same up to rounding."""
         self.attn1.stack()
         self.feed_forward.stack()
+        self.attn1.fused = self.attn2.fused = triton_fits()
 
     def unstack(self) -> None:
         """Undo `stack`, so that the weights may move; what was joined goes when the last of them has."""
         self.attn1.stacked = self.feed_forward.stacked = None
+        self.attn1.fused = self.attn2.fused = False
 
     def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
         """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
