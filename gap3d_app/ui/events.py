@@ -48,6 +48,10 @@ class Handlers:
                 checks.append(gr.validate(True, ""))
         return checks
 
+    def begun(self, *values: Any) -> dict:
+        """A run that the checks let through can be cancelled from now on, while it waits for its place too."""
+        return gr.update(interactive=all(verdict["is_valid"] for verdict in self.check(*values)))
+
     def generate(self, *values: Any) -> Iterator[dict]:
         """Run and stream; yields once per sampler step, so that Cancel ends it there."""
         progress = Progress()

@@ -223,8 +223,9 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         api_name="page_generate", api_visibility="private", show_progress="minimal", show_progress_on=parts.status,
         trigger_mode="once", **MODEL,
     )
-    # Listeners of one click follow each other: this one must come first.
-    parts.generate.click(None, [parts.prompt, parts.picture], parts.cancel, js=scripts.BEGIN, **HIDDEN)
+    # Listeners of one click follow each other: these must come first.
+    parts.generate.click(None, [parts.prompt, parts.picture], None, js=scripts.BEGIN, **HIDDEN)
+    parts.generate.click(handlers.begun, parts.inputs, parts.cancel, api_name="page_begun", queue=False, **HIDDEN)
     run = parts.generate.click(**start)
     run.success(
         handlers.show, parts.result, [parts.viewer, *parts.downloads], api_name="page_show", queue=False, **HIDDEN

@@ -12,12 +12,10 @@ _SHOW_BLEND = """(prompt, picture, model) => ({
 })"""
 SHOW_METHOD = "(picture) => ({__type__: 'update', visible: Boolean(picture)})"
 
-# A waiting run can be cancelled too, so the button must not wait for the run's first step; on a phone the result is
-# below the fold.
+# On a phone the result is below the fold.
 BEGIN = """(prompt, picture) => {
     const something = Boolean(picture) || (prompt || '').trim().length > 0;
     if (something && window.innerWidth < 700) document.querySelector('#viewer').scrollIntoView();
-    return {__type__: 'update', interactive: something};
 }"""
 
 DOWNLOAD = (

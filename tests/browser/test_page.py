@@ -77,6 +77,7 @@ def test_a_prompt_over_the_limit_is_refused_with_the_limit(visit):
     one.page.fill(PROMPT, "x" * 2001)
     one.page.click("#generate")
     one.page.wait_for_selector("#prompt >> text=the limit is 2,000")
+    one.page.wait_for_selector("#cancel[disabled]")  # there is no run that could be cancelled
     one.generate("a mug")
 
 
