@@ -12,18 +12,17 @@ from gap3d_app.full_size import stages
 from gap3d_app.full_size.measure import machine, matmul_rate
 from gap3d_app.full_size.networks import COND_TOKENS, PROMPT_TOKENS
 from gap3d_app.full_size.stages import FAST, OURS, REFERENCE, Results, best_mode
-from gap3d_app.nn.attention_kernels import kernel_times
+from gap3d_app.nn.attention_kernels import AttentionSize, kernel_times
 
 VOXELS = (8048, 20216)
 PARTS = ("grid", "structure", "slat", "decoders")
 ATTENTION = {
-    "grid, within": (2, 28, 1374, 1374, torch.bfloat16),
-    "grid, to the prompt": (1, 28, 1374, PROMPT_TOKENS, torch.bfloat16),
-    "structure, within": (2, 16, 4096, 4096, torch.float16),
-    "structure, to the grid": (1, 16, 4096, COND_TOKENS, torch.float16),
-    "slat, within": (2, 16, 4383, 4383, torch.float16),
+    "grid, within": AttentionSize(2, 28, 1374, 1374, 64, torch.bfloat16),
+    "grid, to the prompt": AttentionSize(1, 28, 1374, PROMPT_TOKENS, 64, torch.bfloat16),
+    "structure, within": AttentionSize(2, 16, 4096, 4096, 64, torch.float16),
+    "structure, to the grid": AttentionSize(1, 16, 4096, COND_TOKENS, 64, torch.float16),
+    "slat, within": AttentionSize(2, 16, 4383, 4383, 64, torch.float16),
 }
-"""Batch, heads, queries, keys and dtype of the attentions; 64 channels a head."""
 
 
 def bench(
@@ -54,10 +53,7 @@ def bench(
         raise InputError(f"{unknown[0]!r} is not a part of the measurement; these are: {', '.join(PARTS)}.")
     device, results, sizes = torch.device("cuda", torch.cuda.current_device()), Results(say=say), list(voxels)
     rate = matmul_rate(device)
-    attention = {
-        name: kernel_times(batch, heads, queries, keys, 64, dtype, device)
-        for name, (batch, heads, queries, keys, dtype) in ATTENTION.items()
-    }
+    attention = {name: kernel_times(size, device) for name, size in ATTENTION.items()}
     if "grid" in parts:
         stages.grid_stage(results, device, runs)
     if "structure" in parts:

@@ -15,7 +15,10 @@ from gap3d_app.flow.graphs import GraphedFlow
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.nn.attention import MultiHeadAttention
-from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, FIXED_LENGTHS, fastest_kernel
+from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, FIXED_LENGTHS, AttentionSize, fastest_kernel
+
+MOST_FORMS = 64
+"""Of a compiled function: the flows of all weights that a page offers share it."""
 
 
 def accelerated(
@@ -56,9 +59,6 @@ def uncompiled(flow: nn.Module) -> dict[str, Any]:
     return {name: vars(flow).pop(name) for name in ("advance", "activate") if name in vars(flow)}
 
 
-MOST_FORMS = 64
-
-
 @lru_cache(maxsize=8)
 def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> Callable[..., Tensor]:
     """A function of a layer compiled once for all layers, and for all weights that a page offers.
@@ -87,16 +87,16 @@ def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int, compiled: boo
     device = next(flow.parameters()).device
     if isinstance(flow, GridDiT):
         dtype, config = flow.model.cls_embed.weight.dtype, flow.config
-        within = fastest_kernel(2, config.n_heads, tokens, tokens, config.head_dim, dtype, device)
-        across = fastest_kernel(1, config.n_heads, tokens, cond_tokens, config.head_dim, dtype, device)
+        within = fastest_kernel(AttentionSize(2, config.n_heads, tokens, tokens, config.head_dim, dtype), device)
+        across = fastest_kernel(AttentionSize(1, config.n_heads, tokens, cond_tokens, config.head_dim, dtype), device)
         for block in flow.blocks():
             block.attn1.kernel, block.attn2.kernel = within, across
         return
-    heads, channels = flow.config.heads, flow.config.model_channels // flow.config.heads
+    heads, channels, dtype = flow.config.heads, flow.config.model_channels // flow.config.heads, flow.torso_dtype
     # Every asset has another number of voxels.
     own, given = (ANY_LENGTH, ANY_QUERIES) if isinstance(flow, SLatFlowModel) else (FIXED_LENGTHS, FIXED_LENGTHS)
-    within = fastest_kernel(2, heads, tokens, tokens, channels, flow.torso_dtype, device, own, compiled)
-    across = fastest_kernel(1, heads, tokens, cond_tokens, channels, flow.torso_dtype, device, given, compiled)
+    within = fastest_kernel(AttentionSize(2, heads, tokens, tokens, channels, dtype), device, own, compiled)
+    across = fastest_kernel(AttentionSize(1, heads, tokens, cond_tokens, channels, dtype), device, given, compiled)
     for layer in flow.modules():
         if isinstance(layer, MultiHeadAttention):
             layer.kernel = across if layer.cross else within

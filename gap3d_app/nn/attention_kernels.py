@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,45 +98,40 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: 
     return KERNELS[kernel](q, k, v)
 
 
+class AttentionSize(NamedTuple):
+    """Of queries [batch, heads, queries, channels] and as many heads of keys and values."""
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    channels: int
+    dtype: torch.dtype
+
+
 @lru_cache(maxsize=64)
 def fastest_kernel(
-    batch: int,
-    heads: int,
-    queries: int,
-    keys: int,
-    channels: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    among: tuple[str, ...] = FIXED_LENGTHS,
-    compiled: bool = False,
+    size: AttentionSize, device: torch.device, among: tuple[str, ...] = FIXED_LENGTHS, compiled: bool = False
 ) -> str:
     """Name of the kernel that took least time here and now; "torch" where none of them runs."""
-    times = kernel_times(batch, heads, queries, keys, channels, dtype, device, among, compiled)
+    times = kernel_times(size, device, among, compiled)
     return min(times, key=times.get) if times else "torch"
 
 
 def kernel_times(
-    batch: int,
-    heads: int,
-    queries: int,
-    keys: int,
-    channels: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    among: tuple[str, ...] = FIXED_LENGTHS,
-    compiled: bool = False,
+    size: AttentionSize, device: torch.device, among: tuple[str, ...] = FIXED_LENGTHS, compiled: bool = False
 ) -> dict[str, float]:
     """Milliseconds of the kernels that run these sizes; empty away from CUDA and half precision.
 
     With `compiled` those made of several operations are measured as they run inside compiled blocks.
     """
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if device.type != "cuda" or size.dtype not in (torch.float16, torch.bfloat16):
         return {}
-    shapes = [(batch, length, heads, channels) for length in (queries, keys, keys)]
-    q, k, v = (torch.randn(shape, dtype=dtype, device=device).transpose(1, 2) for shape in shapes)
+    shapes = [(size.batch, length, size.heads, size.channels) for length in (size.queries, size.keys, size.keys)]
+    q, k, v = (torch.randn(shape, dtype=size.dtype, device=device).transpose(1, 2) for shape in shapes)
     times = {}
     for name in among:
-        if name in CUDNN and channels not in CUDNN_CHANNELS:
+        if name in CUDNN and size.channels not in CUDNN_CHANNELS:
             continue
         kernel = KERNELS[name]
         if compiled and name in COMPOSED:

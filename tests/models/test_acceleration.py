@@ -14,6 +14,7 @@ from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention_kernels import (
     KERNELS,
     LENGTH_STEP,
+    AttentionSize,
     attend,
     fastest_kernel,
     kernel_times,
@@ -93,8 +94,9 @@ def test_recorded_results_are_the_callers() -> None:
 
 def test_kernels_away_from_cuda() -> None:
     cpu = torch.device("cpu")
-    assert kernel_times(1, 2, 8, 8, 16, torch.float32, cpu) == {}
-    assert fastest_kernel(1, 2, 8, 8, 16, torch.float32, cpu) == "torch"
+    size = AttentionSize(1, 2, 8, 8, 16, torch.float32)
+    assert kernel_times(size, cpu) == {}
+    assert fastest_kernel(size, cpu) == "torch"
 
 
 @pytest.mark.parametrize("lengths", [(70, 33), (700, 700)])
