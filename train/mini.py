@@ -3,9 +3,10 @@
     python -m train.mini [--gpus N] [--steps assets stages export] [--only STAGE ...] [overrides]
 
 The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done and a GPU has
-room for it; small ones share one, grid alignment and the SLAT flow take all that are idle. A stage that was interrupted
-goes on from its checkpoint. When one fails, those that need it are left out and the others finish. Overrides go to all
-stages (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to `runs/<stage>.log`.
+room for it; small ones share one. None takes two, so that more GPUs change the time and not the result. A stage that
+was interrupted goes on from its checkpoint. When one fails, those that need it are left out and the others finish.
+Overrides go to all stages (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to
+`runs/<stage>.log`.
 """
 
 import argparse
@@ -29,13 +30,11 @@ class Plan:
         needs: stages whose results it reads.
         load: its share of a GPU; `FULL` fills one.
         module: its module in `train`, when not named like the stage.
-        wide: takes all GPUs that are idle when it starts.
     """
 
     needs: tuple[str, ...] = ()
     load: int = FULL
     module: str = ""
-    wide: bool = False
 
 
 STAGES = {
@@ -45,11 +44,11 @@ STAGES = {
     "structure_vae": Plan(load=1),
     "probe": Plan(load=1),
     "structure_flow": Plan(("image_encoder", "structure_vae")),
-    "grid_alignment": Plan(("image_encoder", "language_model"), wide=True),
-    "slat_flow": Plan(("image_encoder", "slat_vae"), wide=True),
+    "grid_alignment": Plan(("image_encoder", "language_model")),
+    "slat_flow": Plan(("image_encoder", "slat_vae")),
     "generated_grids": Plan(("grid_alignment",), load=1),
     "structure_tuning": Plan(("structure_flow", "generated_grids"), module="structure_flow"),
-    "slat_tuning": Plan(("slat_flow", "generated_grids"), module="slat_flow", wide=True),
+    "slat_tuning": Plan(("slat_flow", "generated_grids"), module="slat_flow"),
 }
 """In the order in which they start when several could."""
 
@@ -65,10 +64,9 @@ def pack_commands(count: int, edits: int) -> list[list[str]]:
     ]
 
 
-def stage_command(stage: str, overrides: list[str], processes: int = 1) -> list[str]:
+def stage_command(stage: str, overrides: list[str]) -> list[str]:
     """`accelerate launch` of one stage; `overrides` may hold those of other stages."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
     own = [o.removeprefix(f"{stage}:") for o in overrides if ":" not in o.split("=")[0] or o.startswith(f"{stage}:")]
     module = STAGES[stage].module or stage
     return [*launch, "-m", f"train.{module}", "--config", f"train/configs/mini/{stage}.yaml", *own]
@@ -81,40 +79,37 @@ class Schedule:
     Attributes:
         waiting: stages to run, in order of preference.
         gpus: number of GPUs; a machine without counts as one.
-        running: stage to the GPUs that it holds.
+        running: stage to the number of its GPU.
         done, failed: stages that ended; `failed` also has those whose needs failed.
     """
 
     waiting: list[str]
     gpus: int
-    running: dict[str, list[int]] = field(default_factory=dict)
+    running: dict[str, int] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
 
-    def next(self) -> tuple[str, list[int]] | None:
-        """A stage that may start now and its GPUs; it counts as running from here on."""
+    def next(self) -> tuple[str, int] | None:
+        """A stage that may start now and its GPU; it counts as running from here on."""
         chosen = set(self.waiting) | set(self.running) | self.done | set(self.failed)
         for stage in list(self.waiting):
             needs = [need for need in STAGES[stage].needs if need in chosen]  # others have run before
             if any(need in self.failed for need in needs):
                 self.waiting.remove(stage)
                 self.failed.append(stage)
-            elif all(need in self.done for need in needs) and (places := self._place(STAGES[stage])):
+            elif all(need in self.done for need in needs) and (gpu := self._place(STAGES[stage].load)) is not None:
                 self.waiting.remove(stage)
-                self.running[stage] = places
-                return stage, places
+                self.running[stage] = gpu
+                return stage, gpu
         return None
 
-    def _place(self, plan: Plan) -> list[int]:
-        """GPUs for a stage; none as long as all are full."""
-        load = [0] * max(1, self.gpus)
-        for other, places in self.running.items():
-            for gpu in places:
-                load[gpu] += STAGES[other].load
-        idle = [gpu for gpu, value in enumerate(load) if value == 0]
-        if plan.wide and len(idle) > 1:
-            return idle
-        return [gpu for gpu in sorted(range(len(load)), key=load.__getitem__) if load[gpu] + plan.load <= FULL][:1]
+    def _place(self, load: int) -> int | None:
+        """The emptiest GPU, if it has room for `load`."""
+        loads = [0] * max(1, self.gpus)
+        for other, gpu in self.running.items():
+            loads[gpu] += STAGES[other].load
+        gpu = loads.index(min(loads))
+        return gpu if loads[gpu] + load <= FULL else None
 
     def end(self, stage: str, code: int) -> None:
         """A stage's process ended."""
@@ -131,13 +126,13 @@ def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
     schedule, processes = Schedule(list(stages), gpus), {}
     while schedule.waiting or processes:
         while (start := schedule.next()) is not None:
-            stage, places = start
-            command = stage_command(stage, overrides, len(places))
-            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, places))} if gpus else {}
+            stage, gpu = start
+            command = stage_command(stage, overrides)
+            visible = {"CUDA_VISIBLE_DEVICES": str(gpu)} if gpus else {}
             with open(f"runs/{stage}.log", "a") as log:
                 process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | visible)
             processes[stage] = process, time.time()
-            print(f"{stage}: started" + (f" on GPU {visible['CUDA_VISIBLE_DEVICES']}" if gpus else ""), flush=True)
+            print(f"{stage}: started" + (f" on GPU {gpu}" if gpus else ""), flush=True)
         for stage, (process, begin) in list(processes.items()):
             if (code := process.poll()) is not None:
                 schedule.end(stage, code)

@@ -8,7 +8,7 @@ from train import mini
 from train.mini import STAGES, Schedule, run_stages, stage_command
 
 
-def begin_all(schedule: Schedule) -> dict[str, list[int]]:
+def begin_all(schedule: Schedule) -> dict[str, int]:
     """Everything that may start now."""
     return dict(iter(schedule.next, None))
 
@@ -17,23 +17,23 @@ def test_four_gpus():
     schedule = Schedule(list(STAGES), 4)
     first = begin_all(schedule)
     assert first == {
-        "image_encoder": [0], "language_model": [1], "slat_vae": [2], "structure_vae": [3], "probe": [3],
+        "image_encoder": 0, "language_model": 1, "slat_vae": 2, "structure_vae": 3, "probe": 3,
     }  # fmt: skip
     for stage in ("structure_vae", "image_encoder"):
         schedule.end(stage, 0)
-    assert begin_all(schedule) == {"structure_flow": [0]}
+    assert begin_all(schedule) == {"structure_flow": 0}
     schedule.end("probe", 0)
     schedule.end("language_model", 0)
-    assert begin_all(schedule) == {"grid_alignment": [1, 3]}  # all that is idle
+    assert begin_all(schedule) == {"grid_alignment": 1}
     schedule.end("slat_vae", 0)
-    assert begin_all(schedule) == {"slat_flow": [2]}
+    assert begin_all(schedule) == {"slat_flow": 2}
     schedule.end("grid_alignment", 0)
-    assert begin_all(schedule) == {"generated_grids": [1]}
+    assert begin_all(schedule) == {"generated_grids": 1}
     for stage in ("generated_grids", "slat_flow"):
         schedule.end(stage, 0)
-    assert begin_all(schedule) == {"slat_tuning": [1, 2, 3]}
+    assert begin_all(schedule) == {"slat_tuning": 1}
     schedule.end("structure_flow", 0)
-    assert begin_all(schedule) == {"structure_tuning": [0]}
+    assert begin_all(schedule) == {"structure_tuning": 0}
     for stage in list(schedule.running):
         schedule.end(stage, 0)
     assert not schedule.waiting and schedule.done == set(STAGES)
@@ -64,15 +64,15 @@ def test_what_needs_a_failed_stage_is_left_out():
 
 
 def test_a_stage_alone_takes_what_ran_before():
-    assert begin_all(Schedule(["slat_flow"], 2)) == {"slat_flow": [0, 1]}
+    assert begin_all(Schedule(["slat_flow"], 2)) == {"slat_flow": 0}
 
 
 def test_commands():
     overrides = ["loop.steps=3", "probe:width=8", "slat_vae:loop.minutes=5"]
     assert stage_command("probe", overrides)[-2:] == ["loop.steps=3", "width=8"]
-    command = stage_command("slat_vae", overrides, 2)
+    command = stage_command("slat_vae", overrides)
     assert command[-2:] == ["loop.steps=3", "loop.minutes=5"]
-    assert command[command.index("--num_processes") + 1] == "2" and "--multi_gpu" in command
+    assert command[command.index("--num_processes") + 1] == "1"
 
 
 def test_processes_run_and_fail(tmp_path, monkeypatch, capsys):
