@@ -80,10 +80,12 @@ def test_forward_on_cuda(name: str, dtype: torch.dtype, channels: int, outputs: 
     exact = native.float()(x.to(torch.float32)).feats
     native.to(dtype)
     out = twin(x).feats
-    assert out.dtype == dtype and relative(out, exact) <= HALF[dtype]
-    assert relative(out, native(x).feats) <= 2 * HALF[dtype]
+    # spconv adds up in half precision, so that its error grows with the number of terms.
+    most = 3e-4 * channels**0.5 if name == "spconv" else HALF[dtype]
+    assert out.dtype == dtype and relative(out, exact) <= most
+    assert relative(out, native(x).feats) <= 2 * most
     without = twin.backend(x, twin.conv.weight, None)
-    assert relative(without.float() + twin.conv.bias.float(), exact) <= 2 * HALF[dtype]
+    assert relative(without.float() + twin.conv.bias.float(), exact) <= 2 * most
 
 
 @pytest.mark.gpu
