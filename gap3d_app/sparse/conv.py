@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,23 @@ class _GatherMatmul(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
-def _with_zero_row(x: Tensor) -> Tensor:
-    return torch.cat([x, x.new_zeros(1, x.shape[1])])
+def row_gather(x: Tensor) -> Callable[..., Tensor]:
+    """What takes rows of `x` [N, C] by number [M] (and where to write them, [M, C], if wanted); zeros for number N."""
+    kernel = _gather_kernel() if x.is_cuda else None
+    if kernel is not None:
+        return partial(kernel.gather_rows, x)
+    padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
+    return lambda index, out=None: torch.index_select(padded, 0, index, out=out)
+
+
+@cache
+def _gather_kernel() -> ModuleType | None:
+    """`gap3d_app.sparse.triton_gather`, where Triton runs."""
+    if not triton_runs():
+        return None
+    from gap3d_app.sparse import triton_gather
+
+    return triton_gather
 
 
 def _chunk_rows(x: Tensor, taps: int) -> int:
@@ -91,16 +107,14 @@ def _chunk_rows(x: Tensor, taps: int) -> int:
 def _gather_matmul(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
     """[N, C], [K*C, O], [T, K] -> [T, O]."""
     rows, taps = index.shape
-    x = _with_zero_row(x)
-    chunk = _chunk_rows(x, taps)
+    gather, chunk = row_gather(x), _chunk_rows(x, taps)
     if rows <= chunk:
-        return x.index_select(0, index.reshape(-1)).view(rows, weight.shape[0]) @ weight
+        return gather(index.reshape(-1)).view(rows, weight.shape[0]) @ weight
     out = x.new_empty(rows, weight.shape[1])
     buffer = x.new_empty(chunk * taps, x.shape[1])
     for start in range(0, rows, chunk):
         part = index[start : start + chunk].reshape(-1)
-        taken = buffer[: part.shape[0]]
-        torch.index_select(x, 0, part, out=taken)
+        taken = gather(part, out=buffer[: part.shape[0]])
         torch.mm(taken.view(part.shape[0] // taps, -1), weight, out=out[start : start + chunk])
     return out
 
@@ -108,12 +122,11 @@ def _gather_matmul(x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
 def _gather_outer(x: Tensor, grad: Tensor, index: Tensor) -> Tensor:
     """Gradient of the weight: [N, C], [T, O], [T, K] -> [K*C, O]."""
     rows, taps = index.shape
-    x = _with_zero_row(x)
-    chunk = _chunk_rows(x, taps)
+    gather, chunk = row_gather(x), _chunk_rows(x, taps)
     out = grad.new_zeros(taps * x.shape[1], grad.shape[1])
     for start in range(0, rows, chunk):
         part = index[start : start + chunk]
-        taken = x.index_select(0, part.reshape(-1)).view(part.shape[0], -1)
+        taken = gather(part.reshape(-1)).view(part.shape[0], -1)
         out.addmm_(taken.t(), grad[start : start + chunk])
     return out
 

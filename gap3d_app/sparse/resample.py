@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gap3d_app.sparse.conv import SparseConv3d, TritonBackend, gather_matmul, mirrored_map, neighbour_map
+from gap3d_app.sparse.conv import SparseConv3d, TritonBackend, gather_matmul, mirrored_map, neighbour_map, row_gather
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 PRODUCT_BYTES = 16 << 20
@@ -93,8 +93,7 @@ class _SumOfProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         mirrored, parent = ctx.saved_tensors
-        padded = torch.cat([grad, grad.new_zeros(1, grad.shape[1])])
-        per_child = padded.index_select(0, mirrored.reshape(-1)).view(len(parent), -1)
+        per_child = row_gather(grad)(mirrored.reshape(-1)).view(len(parent), -1)
         total = per_child.new_zeros(ctx.coarse_rows, per_child.shape[1]).index_add_(0, parent, per_child)
         return total.view(-1, grad.shape[1]), None, None, None, None
 

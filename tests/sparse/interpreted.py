@@ -13,6 +13,7 @@ from gap3d_app.sparse.conv import NativeBackend, SparseConv3d, TritonBackend, ne
 from gap3d_app.sparse.tap_plan import BLOCKS, TapPlan  # noqa: E402
 from gap3d_app.sparse.tensor import SparseTensor  # noqa: E402
 from gap3d_app.sparse.triton_conv import TILES, launch, planned_matmul  # noqa: E402
+from gap3d_app.sparse.triton_gather import gather_rows  # noqa: E402
 from gap3d_app.sparse.triton_norm import ROWS, STEPS, applies, group_norm_silu  # noqa: E402
 from tests.sparse.plans import check_plan, random_map  # noqa: E402
 from tests.sparse.shells import shell  # noqa: E402
@@ -116,6 +117,16 @@ def check_norms() -> None:
         assert not applies(x, weight.requires_grad_(), 2)
 
 
+def check_gather(rows: int, channels: int, count: int) -> None:
+    """Rows by number, absent ones among them, in both integer types; into a tensor that holds something else."""
+    x = torch.randn(rows, channels).half()
+    index = torch.randint(rows + 1, (count,))
+    exact = torch.cat([x, torch.zeros(1, channels).half()])[index]
+    assert torch.equal(gather_rows(x, index), exact)
+    out = torch.full_like(exact, float("nan"))
+    assert gather_rows(x.t().contiguous().t(), index.int(), out=out) is out and torch.equal(out, exact)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
@@ -125,4 +136,6 @@ if __name__ == "__main__":
         check_groups()
         check_subdivision()
         check_norms()
+        for rows, channels, count in ((50, 32, 700), (9, 8, 1), (40, 200, 65), (5, 3, 0)):
+            check_gather(rows, channels, count)
     print("equal")

@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from gap3d_app.models.decoders import SparseSubdivideBlock3d
-from gap3d_app.sparse.conv import Backend, NativeBackend, SparseConv3d, SpconvBackend, TritonBackend, default_backend
+from gap3d_app.sparse.conv import (
+    Backend,
+    NativeBackend,
+    SparseConv3d,
+    SpconvBackend,
+    TritonBackend,
+    default_backend,
+    row_gather,
+)
 from gap3d_app.sparse.norms import SparseGroupNorm32, SparseSiLU, norm_silu
 from gap3d_app.sparse.resample import (
     SparseDownsample,
@@ -297,6 +305,29 @@ def test_default_backend_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_default_backend_on_the_cpu() -> None:
     assert isinstance(SparseConv3d(4, 4).backend, NativeBackend)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("channels", [8, 32, 200])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_by_number_on_cuda(channels: int, dtype: torch.dtype) -> None:
+    """Zeros for the number after the last row; and a convolution's gradients, which gather rows."""
+    x = torch.randn(1000, channels, device="cuda", dtype=dtype)
+    index = torch.randint(1001, (27 * 700,), device="cuda", dtype=torch.int32)
+    padded = torch.cat([x, torch.zeros_like(x[:1])])
+    out = torch.full((len(index), channels), float("nan"), device="cuda", dtype=dtype)
+    assert torch.equal(row_gather(x)(index), padded[index.long()])
+    assert torch.equal(row_gather(x)(index, out=out), padded[index.long()])
+    there = two_shells(channels, torch.float32)
+    layers = layer_pair(channels, 16, NativeBackend(), torch.float64)
+    layers[1].float().cpu()
+    grads = []
+    for layer, x in zip(layers, (there.to(torch.float64), there.to("cpu")), strict=True):
+        feats = x.feats.requires_grad_()
+        layer(x.replace(feats)).feats.sin().sum().backward()
+        grads.append((feats.grad.cpu(), layer.conv.weight.grad.cpu()))
+    assert all(relative(b, a) < 1e-5 for a, b in zip(*grads, strict=True))
 
 
 @pytest.mark.gpu
