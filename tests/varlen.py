@@ -10,6 +10,7 @@ from torch import Tensor
 def varlen_on_cpu(monkeypatch) -> None:
     """torch's variable-length attention exists on CUDA only; the same set by set."""
 
+    @torch.compiler.disable
     def attend(q: Tensor, k: Tensor, v: Tensor, q_ends: Tensor, k_ends: Tensor, *longest: int) -> Tensor:
         parts = []
         for a, b, c, d in zip(q_ends[:-1], q_ends[1:], k_ends[:-1], k_ends[1:], strict=True):

@@ -23,7 +23,7 @@ from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank
 from train.image_encoder import augment
-from train.loop import Stage, read_config, run, training_device
+from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.samples import save_sheet
 
 KINDS = {"caption": 0.45, "picture": 0.55}
@@ -117,9 +117,10 @@ class GridAlignmentStage(Stage):
         save_sheet(folder, step, images, columns=8)
         return scores
 
-    def hot_modules(self):
-        """Blocks of the grid transformer."""
-        return tuple(self.dit.model.layers)
+    def compile_parts(self) -> None:
+        """Layers of the grid transformer and of the language model, whose prompts' length differs."""
+        compile_modules(self.dit.model.layers)
+        compile_modules((*self.vlm.model.layers, *self.vlm.visual.blocks), ragged=True)
 
     def save_models(self, folder: Path) -> None:
         """`grid_dit` and `prompt_encoder` with its trained queries."""

@@ -26,7 +26,7 @@ from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.image_encoder import ImageEncoder
 from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
-from train.loop import Stage, read_config, run, training_device
+from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.mirror import draw_mirrored, mirrored_geometry, mirrored_grid, mirrored_images
 from train.recolor import color_maps, recolored
 from train.samples import photo, save_sheet
@@ -152,16 +152,16 @@ class ImageEncoderStage(Stage):
         """Held-out metrics; pictures beside their token grids."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, min(512, 2 * len(self.test)), generator, False)
-        grids = self.encoder.encode(batch["images"])[:8]  # the whole batch: compiled blocks know its shape
+        grids = self.encoder.encode(batch["images"][:8])
         basis = token_basis(grids[:, -self.encoder.grid_size**2 :].flatten(0, 1))
         shown = zip(batch["images"], grids, strict=False)
         pairs = [(photo(image), token_picture(grid, basis=basis)) for image, grid in shown]
         save_sheet(folder, step, [picture for pair in pairs for picture in pair], columns=4)
         return {f"test_{k}": float(v) for k, v in self.forward(batch)[1].items()}
 
-    def hot_modules(self):
+    def compile_parts(self) -> None:
         """Transformer layers and the 3-D head."""
-        return (*self.encoder.blocks(), self.occupancy)
+        compile_modules((*self.encoder.blocks(), self.occupancy))
 
     def save_models(self, folder: Path) -> None:
         """`image_encoder`."""

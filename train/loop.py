@@ -86,9 +86,8 @@ class Stage(nn.Module, ABC):
         """Write sample pictures to `folder` with the averaged weights; returns extra scalars."""
         return {}
 
-    def hot_modules(self) -> Iterable[nn.Module]:
-        """Modules worth a regional compile on CUDA (static shapes, many calls)."""
-        return ()
+    def compile_parts(self) -> None:
+        """Compile what is called often, in place; asked for on CUDA, once all weights are there."""
 
     @abstractmethod
     def save_models(self, folder: Path) -> None:
@@ -106,6 +105,12 @@ class Stage(nn.Module, ABC):
 
 def _module_or_parameter(part) -> list[tuple[str, nn.Parameter]]:
     return [("", part)] if isinstance(part, nn.Parameter) else list(part.named_parameters())
+
+
+def compile_modules(modules: Iterable[nn.Module], ragged: bool = False) -> None:
+    """Compile every module in place; `ragged` ones for any number of tokens, because it differs from call to call."""
+    for module in modules:
+        module.compile(dynamic=ragged or None)
 
 
 def make_optimizers(params: dict[str, nn.Parameter], cfg: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -192,8 +197,7 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     if whole := find_checkpoint(checkpoint):
         step, spent = load_checkpoint(whole, params, ema, optimizers, generator)
     if cfg.compile and device.type == "cuda":
-        for module in stage.hot_modules():
-            module.compile()
+        stage.compile_parts()
     model, *prepared = accelerator.prepare(stage, *optimizers)
     logger = Logger(out) if main else None
     bar = tqdm(total=cfg.steps, initial=step, desc=out.name, disable=not main, mininterval=5.0)
@@ -254,7 +258,8 @@ def _draw(stage: Stage, ema: Ema, out: Path, step: int, logger: Logger) -> None:
     folder.mkdir(exist_ok=True)
     was_training = stage.training
     stage.eval()
-    with ema, torch.no_grad():
+    # Samples have other shapes than batches, and a compilation for each would take longer than they do.
+    with ema, torch.no_grad(), torch.compiler.set_stance("force_eager"):
         scalars = stage.draw(folder, step)
     stage.train(was_training)
     if scalars:

@@ -20,7 +20,7 @@ from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
-from train.loop import Stage, read_config, run, training_device
+from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.recolor import color_maps, recolored_rows
 from train.samples import photo, save_sheet, slat_photos
 
@@ -119,9 +119,10 @@ class SLatFlowStage(Stage):
         pictures = zip(images, slat_photos(made, self._decoder[0]), strict=True)
         save_sheet(folder, step, [p for image, result in pictures for p in (photo(image), result)])
 
-    def hot_modules(self):
-        """Transformer blocks see a different token count each step: not worth compiling."""
-        return ()
+    def compile_parts(self) -> None:
+        """Transformer blocks of the flow and of the image encoder."""
+        compile_modules(self.flow.blocks, ragged=True)
+        compile_modules(self.condition.encoder.blocks())
 
     def save_models(self, folder: Path) -> None:
         """`slat_flow` and the normalisation of its latents."""

@@ -220,6 +220,11 @@ class SLatVaeStage(Stage):
         save_sheet(folder, step, [image for pair in zip(*images, strict=True) for image in pair])
         return {f"test_{k}": float(v) for k, v in metrics.items()}
 
+    def compile_parts(self) -> None:
+        """Transformer blocks of all three, on rows in the order of their windows."""
+        for network in (self.encoder, self.gaussians, self.mesh):
+            network.advance = torch.compile(network.advance, dynamic=True)
+
     def save_models(self, folder: Path) -> None:
         """`slat_encoder`, `slat_decoder_gs`, `slat_decoder_mesh`."""
         save_model(self.encoder, folder / "slat_encoder")

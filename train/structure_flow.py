@@ -17,7 +17,7 @@ from gap3d_app.models.checkpoint import load_model, save_model
 from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
-from train.loop import Stage, read_config, run, training_device
+from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.mirror import draw_mirrored, mirrored_grid
 from train.recolor import color_maps
 from train.samples import photo, save_sheet, voxel_photo
@@ -85,9 +85,9 @@ class StructureFlowStage(Stage):
         empty = (logits > 0).flatten(1).sum(1).eq(0).sum()
         return {"test_iou": float(scores.mean()), "test_empty": float(empty)}
 
-    def hot_modules(self):
-        """Transformer blocks."""
-        return tuple(self.flow.blocks)
+    def compile_parts(self) -> None:
+        """Transformer blocks of the flow and of the image encoder."""
+        compile_modules((*self.flow.blocks, *self.condition.encoder.blocks()))
 
     def save_models(self, folder: Path) -> None:
         """`structure_flow`."""

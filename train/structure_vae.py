@@ -16,7 +16,7 @@ from torch import Tensor
 from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.structure_vae import SparseStructureDecoder, SparseStructureEncoder
 from train.data.packed import PackedAssets
-from train.loop import Stage, read_config, run, training_device
+from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.samples import save_sheet, voxel_photo
 
 
@@ -86,9 +86,9 @@ class StructureVaeStage(Stage):
         save_sheet(folder, step, images)
         return {"test_iou": float(torch.cat(scores).mean())}
 
-    def hot_modules(self):
-        """Both networks: fixed shapes."""
-        return (self.encoder, self.decoder)
+    def compile_parts(self) -> None:
+        """Both networks."""
+        compile_modules((self.encoder, self.decoder))
 
     def save_models(self, folder: Path) -> None:
         """`structure_encoder` and `structure_decoder`."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import SLatVaeConfig
-from gap3d_app.nn.attention import Segments, packed_kernel_fits
+from gap3d_app.nn.attention import Segments, packed_kernel_fits, permuted
 from gap3d_app.nn.torso import TorsoModule, init_linear
 from gap3d_app.nn.transformer import TransformerBlock
 from gap3d_app.sparse.attention import SparseTransformerBlock, attention_sets
@@ -21,6 +21,7 @@ class SparseTransformerBase(TorsoModule):
     """Input linear, position embedding, transformer blocks. Module names give the public state-dict keys."""
 
     config_class = SLatVaeConfig
+    advance = staticmethod(TransformerBlock.forward)
 
     def __init__(self, config: SLatVaeConfig, in_channels: int) -> None:
         super().__init__()
@@ -43,7 +44,8 @@ class SparseTransformerBase(TorsoModule):
         """[T, C_in] -> [T, C] in the torso's dtype."""
         h = self.input_layer(x.feats) + x.sites.position_embedding(self.config.model_channels)
         h = x.replace(h.to(self.torso_dtype))
-        if packed_kernel_fits(h.feats) and not torch.is_grad_enabled():
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
+        if packed_kernel_fits(h.feats, dtype):
             return h.replace(self._sorted_blocks(h))
         for block in self.blocks:
             h = block(h)
@@ -60,7 +62,7 @@ class SparseTransformerBase(TorsoModule):
             sets = attention_sets(h, *block.sets)
             if sets is not before:
                 rows = _reordered(rows, before, sets)
-            rows, before = TransformerBlock.forward(block, rows, replace(sets, order=None, places=None)), sets
+            rows, before = self.advance(block, rows, replace(sets, order=None, places=None)), sets
         return _reordered(rows, before, None)
 
     def head(self, h: SparseTensor, dtype: torch.dtype) -> SparseTensor:
@@ -71,12 +73,11 @@ class SparseTransformerBase(TorsoModule):
 
 def _reordered(rows: Tensor, before: Segments | None, after: Segments | None) -> Tensor:
     """Rows in the order of some sets brought into that of others; None is the order of the voxels."""
-    back = None if before is None else before.places
-    order = None if after is None else after.order
-    if back is None or order is None:
-        index = order if back is None else back
-        return rows if index is None else rows.index_select(0, index)
-    return rows.index_select(0, back[order])
+    back, there = (None, None) if before is None else (before.places, before.order)
+    order, places = (None, None) if after is None else (after.order, after.places)
+    if order is None:
+        return rows if back is None else permuted(rows, back, there)
+    return permuted(rows, order, places) if back is None else permuted(rows, back[order], places[there])
 
 
 def _attention_sets(config: SLatVaeConfig, index: int) -> tuple[str, int | None, int]:

@@ -82,16 +82,16 @@ class Segments:
     def pad(self, x: Tensor) -> Tensor:
         """[T, ...] -> [S, L, ...]; empty slots hold some row and must be masked."""
         if self.gather is not None:
-            x = _Permute.apply(x, self.gather, self.slots)
+            x = permuted(x, self.gather, self.slots)
         return x.reshape(self.count, self.length, *x.shape[1:])
 
     def sorted(self, x: Tensor) -> Tensor:
         """Rows [T, ...] in the order of their sets."""
-        return x if self.order is None else _Permute.apply(x, self.order, self.places)
+        return x if self.order is None else permuted(x, self.order, self.places)
 
     def unsorted(self, x: Tensor) -> Tensor:
         """Back from the order of the sets."""
-        return x if self.order is None else _Permute.apply(x, self.places, self.order)
+        return x if self.order is None else permuted(x, self.places, self.order)
 
     def unpad(self, x: Tensor) -> Tensor:
         """[S, L, ...] -> [T, ...]."""
@@ -119,6 +119,11 @@ class _Permute(torch.autograd.Function):
         return grad.index_select(0, slots), None, None
 
 
+def permuted(x: Tensor, gather: Tensor, slots: Tensor) -> Tensor:
+    """Rows `gather` of `x` [T, ...]; row t of `x` is row `slots[t]` of the result, whose gradient is gathered too."""
+    return _Permute.apply(x, gather, slots)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:
     """Softmax attention with scale 1/sqrt(D).
 
@@ -139,9 +144,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kerne
     return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, kernel).transpose(1, 2)
 
 
-def packed_kernel_fits(q: Tensor) -> bool:
-    """Whether `packed_attention` takes such queries: half precision on CUDA."""
-    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
+def packed_kernel_fits(q: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `packed_attention` takes such queries in `dtype`: half precision on CUDA."""
+    return q.is_cuda and dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, context_segments: Segments | None) -> Tensor:
@@ -275,7 +280,7 @@ class MultiHeadAttention(nn.Module):
             context_segments = segments
         q = self.q_rms_norm(q)
         mask = None
-        if segments is not None and segments.starts is not None and packed_kernel_fits(q):
+        if segments is not None and segments.starts is not None and packed_kernel_fits(q, q.dtype):
             kv_sets = context_segments if k.ndim == 3 else None
             out = packed_attention(q, k, v, segments, kv_sets)
             return self.to_out(out.flatten(-2))

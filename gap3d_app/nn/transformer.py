@@ -106,7 +106,7 @@ class ModulatedCrossBlock(nn.Module):
 
     def within(self, x: Tensor, mod: Tensor, segments: Segments | None = None) -> Tensor:
         """The self-attention's part of the block, which no condition reaches; mod [B or 1, 6C]."""
-        shift, scale, gate = _per_token(mod, segments).chunk(6, dim=-1)[:3]
+        shift, scale, gate = _per_token(mod.chunk(2, dim=-1)[0], segments).chunk(3, dim=-1)
         return torch.addcmul(x, gate, self.self_attn(modulate(self.norm1(x), shift, scale), segments=segments))
 
     def beyond(
@@ -123,7 +123,7 @@ class ModulatedCrossBlock(nn.Module):
         """
         parts = [self._across(part, c, segments) for part, c in zip(x.chunk(len(contexts)), contexts, strict=True)]
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
-        shift, scale, gate = _per_token(mod, segments).chunk(6, dim=-1)[3:]
+        shift, scale, gate = _per_token(mod.chunk(2, dim=-1)[1], segments).chunk(3, dim=-1)
         return torch.addcmul(x, gate, self.mlp(modulate(self.norm3(x), shift, scale)))
 
     def _across(self, x: Tensor, context: Tensor | PreparedContext, segments: Segments | None) -> Tensor:

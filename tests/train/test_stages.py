@@ -6,6 +6,7 @@ very slow on a CPU.
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from gap3d_app.models import slat_vae
 from gap3d_app.models.checkpoint import load_model, read_config
+from gap3d_app.nn import attention
 from train import checkpoints
 from train import export as export_module
 from train.checkpoints import Ema, find_checkpoint, load_checkpoint, save_checkpoint
@@ -167,6 +170,27 @@ def test_stage_takes_a_step(runs, name):
         assert "wanted" in sample.read_text()
     for part in WRITES[name]:
         assert (out / "model" / f"{part}.json").exists()
+
+
+@pytest.mark.parametrize("name", ["language_model", "slat_vae", "structure_flow", "slat_flow", "grid_alignment"])
+def test_compiled_parts(runs, name, monkeypatch, varlen_on_cpu):
+    """The same loss and gradients as without, and batches of other lengths need no further compilation."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    for module in (attention, slat_vae):
+        monkeypatch.setattr(module, "packed_kernel_fits", lambda *_: True)
+    torch._dynamo.reset()
+    fast, plain = runs.stage(name, runs.trained(name)), runs.stage(name, runs.trained(name))
+    fast.compile_parts()
+    generator, counts = torch.Generator().manual_seed(0), []
+    for _ in range(3):
+        batch, found = plain.next_batch(3, generator), []
+        for stage in (fast, plain):
+            torch.manual_seed(0)
+            loss, params = stage(batch)[0], list(stage.trained_parameters().values())
+            found.append([loss, *torch.autograd.grad(loss, params, allow_unused=True)])
+        torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts[0] > 0 and counts[1] == counts[-1]
 
 
 @pytest.mark.parametrize("name", [k for k in WRITES if k != "probe"])
