@@ -31,6 +31,7 @@ from tqdm import tqdm
 from gap3d_app.models.checkpoint import load_model
 from train.checkpoints import Ema, find_checkpoint, load_checkpoint, save_checkpoint
 from train.muon import BatchedMuon
+from train.profiling import StepProfile
 
 
 @dataclass
@@ -42,9 +43,10 @@ class LoopConfig:
     clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is never, otherwise also
     at the end), seed, compile (regional torch.compile on CUDA), minutes (wall time of the whole stage, resumed
     runs included: it ends and the learning rate has come down when either `steps` or `minutes` is reached; 0 is
-    no limit), init (trained network of the stage -> saved network to start from, such as
-    `encoder: weights/gap3d-mini/image_encoder`; a checkpoint of the run wins), keep (share of the networks of
-    `init` in those that are saved: a mean of both remembers what tuning forgets, arXiv 2109.01903).
+    no limit), profile (steps to measure, see train/profiling.py), init (trained network of the stage -> saved
+    network to start from, such as `encoder: weights/gap3d-mini/image_encoder`; a checkpoint of the run wins), keep
+    (share of the networks of `init` in those that are saved: a mean of both remembers what tuning forgets, arXiv
+    2109.01903).
     """
 
     steps: int
@@ -62,6 +64,7 @@ class LoopConfig:
     seed: int = 0
     compile: bool = True
     minutes: float = 0.0
+    profile: int = 0
     init: dict[str, str] = field(default_factory=dict)
     keep: float = 0.0
 
@@ -200,6 +203,7 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         stage.compile_parts()
     model, *prepared = accelerator.prepare(stage, *optimizers)
     logger = Logger(out) if main else None
+    costs = StepProfile(out / "profile.txt", cfg.profile if main else 0, device)
     bar = tqdm(total=cfg.steps, initial=step, desc=out.name, disable=not main, mininterval=5.0)
     start = mark = time.perf_counter()
     metrics: dict[str, Tensor] = {}
@@ -219,6 +223,7 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
             optimizer.step()
             optimizer.zero_grad()
         ema.update()
+        costs.step_ended()
         step += 1
         bar.update()
         if main and (step % cfg.log_every == 0 or step == cfg.steps):

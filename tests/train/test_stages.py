@@ -18,6 +18,7 @@ from torch import nn
 from gap3d_app.models import slat_vae
 from gap3d_app.models.checkpoint import load_model, read_config
 from gap3d_app.nn import attention
+from tests.train.toy_run import ToyStage
 from train import checkpoints
 from train import export as export_module
 from train.checkpoints import Ema, find_checkpoint, load_checkpoint, save_checkpoint
@@ -31,6 +32,7 @@ from train.image_encoder import ImageEncoderStage, known_accuracy, known_cross_e
 from train.language_model import LanguageModelStage
 from train.loop import LoopConfig, Stage, lr_factor, run
 from train.probe import ProbeStage
+from train.profiling import WARM_UP
 from train.slat_flow import SLatFlowStage
 from train.slat_vae import SLatVaeStage
 from train.structure_flow import StructureFlowStage
@@ -208,6 +210,16 @@ def test_written_networks_hold_the_average(runs, name):
                 assert any(torch.equal(shadow[k], value) for k in keys), inner
                 moved += not any(torch.equal(last[k], value) for k in keys)
     assert moved
+
+
+def test_steps_are_measured(tmp_path):
+    """The report counts what a step did, and training goes on behind it."""
+    steps = WARM_UP + 10
+    run(ToyStage(), LoopConfig(steps=steps, batch_size=4, log_every=1, profile=3), tmp_path)
+    lines = (tmp_path / "profile.txt").read_text().splitlines()
+    assert lines[0].endswith(f"ms a step, mean of 3, {WARM_UP} steps before") and float(lines[0].split()[0]) > 0
+    calls = {line.split(" x ")[1]: float(line.split()[2]) for line in lines[2:]}
+    assert calls["aten::addmm"] == 1 and len((tmp_path / "log.jsonl").read_text().splitlines()) == steps
 
 
 def test_probe_reads_its_file(runs):
