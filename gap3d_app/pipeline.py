@@ -29,7 +29,7 @@ from gap3d_app.models.checkpoint import load_model, weight_files
 from gap3d_app.modes import RESIDENT
 from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
-from gap3d_app.settings import PRESETS, Settings
+from gap3d_app.settings import Settings, presets
 from gap3d_app.sources.names import Names, is_assembled, split
 from gap3d_app.stages import Run, Steps
 from gap3d_app.values import Mesh
@@ -168,7 +168,10 @@ class Gap3DPipeline:
         return {role: self._size_of(role) for role in self.args["models"]}
 
     def _size_of(self, role: str) -> int:
-        return _size(self.folder, self.args["models"][role])
+        source = self.args["models"][role]
+        if isinstance(source, str):  # files, whose int8 matrices double
+            return 2 * sum(file.stat().st_size for file in weight_files(self.folder / source))
+        return source.size
 
     def settings(self, prompt: Prompt | None = None, **raw: Any) -> Settings:
         """`Settings.validated` with this pipeline's presets; those of TRELLIS's text models for a prompt of theirs."""
@@ -375,31 +378,6 @@ class Gap3DPipeline:
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
             self._parts[name] = model.requires_grad_(False)
         return self._parts[name]
-
-
-def _size(folder: Path, source: Any) -> int:
-    """Bytes of a network on a graphics card: of a Part, or of files, whose int8 matrices double."""
-    if isinstance(source, str):
-        return 2 * sum(file.stat().st_size for file in weight_files(folder / source))
-    return source.size
-
-
-def presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:
-    """Values per preset: what the samplers' params say, then what the preset says.
-
-    Args:
-        args: of pipeline.json.
-        route: which flows are used, see `stages.Run`.
-    """
-    base = {}
-    for stage in ("grid", "structure", "slat"):
-        samplers = (f"{route}{stage}_sampler", f"{stage}_sampler", f"text_{stage}_sampler")
-        params = next((args[name] for name in samplers if name in args), {}).get("params", {})
-        guidance = "guidance_scale" if stage == "grid" else "cfg_strength"
-        for setting, key in ((f"{stage}_steps", "steps"), (f"{stage}_guidance", guidance)):
-            if key in params:
-                base[setting] = params[key]
-    return {name: {**base, **args.get("presets", {}).get(name, {})} for name in PRESETS}
 
 
 def _fast_dtype(device: torch.device, dtype: Any) -> torch.dtype:

@@ -227,3 +227,21 @@ class Settings:
         """Plain values (tuples as lists) for JSON."""
         plain = asdict(self).items()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain}
+
+
+def presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:
+    """Values per preset: what the samplers' params say, then what the preset says.
+
+    Args:
+        args: of pipeline.json.
+        route: which flows are used, see `stages.Run`.
+    """
+    base = {}
+    for stage in ("grid", "structure", "slat"):
+        samplers = (f"{route}{stage}_sampler", f"{stage}_sampler", f"text_{stage}_sampler")
+        params = next((args[name] for name in samplers if name in args), {}).get("params", {})
+        guidance = "guidance_scale" if stage == "grid" else "cfg_strength"
+        for setting, key in ((f"{stage}_steps", "steps"), (f"{stage}_guidance", guidance)):
+            if key in params:
+                base[setting] = params[key]
+    return {name: {**base, **args.get("presets", {}).get(name, {})} for name in PRESETS}

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gap3d_app.errors import InputError
 from gap3d_app.estimate import STEPPED, Estimate
 from gap3d_app.fast_flows import WORTH_COMPILING
-from gap3d_app.pipeline import presets
-from gap3d_app.settings import Settings
+from gap3d_app.settings import Settings, presets
 from gap3d_app.sources.offers import Offer
 from gap3d_app.ui.loading import Loader
 
