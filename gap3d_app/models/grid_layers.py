@@ -10,6 +10,7 @@ from gap3d_app.kernels import triton_fits
 from gap3d_app.models.grid_config import GridDiTConfig
 from gap3d_app.nn.attention_kernels import attend
 from gap3d_app.nn.embeddings import timestep_embedding
+from gap3d_app.nn.grid_norms import gated_sum, gated_sum_norm, scaled_norm
 from gap3d_app.nn.grid_rope import Rope, norm_rotate
 from gap3d_app.nn.norms import RMSNorm
 
@@ -77,7 +78,7 @@ class GridAttention(nn.Module):
 
     Attributes:
         kernel: of `attention_kernels.KERNELS`.
-        fused: whether one kernel norms and turns, see `norm_rotate`.
+        fused: whether one kernel norms and turns, see `norm_rotate`; of its block, other norms too (`grid_norms`).
     """
 
     kernel, fused = "torch", False
@@ -182,7 +183,7 @@ class GridBlock(nn.Module):
         return self.attn2.key_value(self.norm1_context(tokens), None)
 
     def stack(self) -> None:
-        """Join products of the same tokens, and norms with rotations; the numbers stay the same up to rounding."""
+        """Join products of the same tokens, and norms with what follows; the numbers stay the same up to rounding."""
         self.attn1.stack()
         self.feed_forward.stack()
         self.attn1.fused = self.attn2.fused = triton_fits()
@@ -195,15 +196,15 @@ class GridBlock(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
         """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
         scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
-        source = self.norm1.norm(x) * (1 + scale_attention)
+        fused = self.attn1.fused
+        source = scaled_norm(x, self.norm1.norm, scale_attention, fused)
         within = attend(*self.attn1.query_key_value(source, rope), kernel=self.attn1.kernel)
         counts = [len(cross.value) for cross in crosses]
         parts = zip(within.split(counts), source.split(counts), crosses, strict=True)
         # Joined last, so that a compiler writes each part to its place at once.
         out = self.attn2.to_out[0](torch.cat([self._joint(*part, rope) for part in parts]))
-        x = torch.addcmul(x, gate_attention.tanh(), self.norm2(out))
-        out = self.feed_forward(self.ffn_norm1(x) * (1 + scale_ffn))
-        return torch.addcmul(x, gate_ffn.tanh(), self.ffn_norm2(out))
+        x, source = gated_sum_norm(x, out, gate_attention, self.norm2, self.ffn_norm1, scale_ffn, fused)
+        return gated_sum(x, self.feed_forward(source), gate_ffn, self.ffn_norm2, fused)
 
     def _joint(self, within: Tensor, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
         """Self attention ``[B, heads, N, head_dim]`` and the gated cross attention of `source`: ``[B, N, dim]``."""

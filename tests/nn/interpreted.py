@@ -1,4 +1,4 @@
-"""Runs the kernel of norm and rotation in triton's interpreter, on the CPU; started by test_rotation."""
+"""Runs the kernels of the grid transformer in triton's interpreter, on the CPU; started by test_rotation."""
 
 import os
 
@@ -7,7 +7,9 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from gap3d_app.nn import grid_norms, triton_rms  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
+from gap3d_app.nn.norms import RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
 
 
@@ -27,8 +29,39 @@ def check(batch: int, heads: int, head_dim: int, dtype: torch.dtype, tolerance: 
     assert distance < tolerance, (batch, heads, head_dim, dtype, distance)
 
 
+def check_norms(samples: int, channels: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Norms, gates and scales, each of which has parts of one tensor's rows; one row of them or one a sample."""
+    norms = [RMSNorm(channels, eps=eps) for eps in (1e-5, 1e-2)]
+    for norm in norms:
+        nn.init.normal_(norm.weight, 1.0, 0.3)
+    x, y = (torch.randn(2, 5, channels, dtype=torch.float64) + 1 for _ in range(2))
+    scale, gate = torch.randn(samples, 1, 2 * channels, dtype=torch.float64).chunk(2, dim=-1)
+    # What is stored is rounded: both sides see that.
+    x, y = x.to(dtype).double(), y.to(dtype).double()
+    scale, gate = scale.to(dtype).double(), gate.to(dtype).double()
+    halves = [v.to(dtype) for v in (x, y)]
+    parts = torch.cat([scale, gate], dim=-1).to(dtype).chunk(2, dim=-1)
+
+    def near(made: torch.Tensor, exact: torch.Tensor) -> None:
+        assert made.dtype == dtype and made.shape == exact.shape
+        distance = ((made.double() - exact).norm() / exact.norm()).item()
+        assert distance < tolerance, (samples, channels, dtype, distance)
+
+    near(triton_rms.scaled_norm(halves[0], norms[0], parts[0]), grid_norms.scaled_norm(x, norms[0].double(), scale))
+    norms[0].float()
+    near(triton_rms.gated_sum(*halves, parts[1], norms[0]), grid_norms.gated_sum(x, y, gate, norms[0].double()))
+    norms[0].float()
+    made = triton_rms.gated_sum_norm(*halves, parts[1], norms[0], norms[1], parts[0])
+    exact = grid_norms.gated_sum_norm(x, y, gate, norms[0].double(), norms[1].double(), scale)
+    for one, other in zip(made, exact, strict=True):
+        near(one, other)
+
+
 with torch.no_grad():
     torch.manual_seed(0)
+    for samples, channels in ((1, 24), (2, 130)):
+        check_norms(samples, channels, torch.float32, 1e-6)
+        check_norms(samples, channels, torch.float16, 1e-3)
     check(2, 3, 8, torch.float32, 1e-6)
     check(1, 7, 64, torch.float32, 1e-6)
     check(2, 5, 16, torch.float16, 1e-3)
