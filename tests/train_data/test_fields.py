@@ -7,7 +7,7 @@ import trimesh
 
 from gap3d_app.values import Mesh
 from tests.render.shapes import from_trimesh
-from train.data.fields import SHELL, fields_to_mesh, surface_fields
+from train.data.fields import SHELL, fields_to_mesh, surface_fields, surface_fields_of
 
 CELL = 1 / 128
 
@@ -116,11 +116,26 @@ def test_degenerate_faces_and_the_cube_border():
         surface_fields(Mesh(mesh.vertices, mesh.faces[:0]))
 
 
+def test_several_meshes_at_once():
+    """What each gives alone; a mesh without colours, and one that touches the sides of its cube, beside others."""
+    meshes = [from_trimesh(SHAPES[name]()) for name in ("half sphere", "two boxes")]
+    meshes += [from_trimesh(trimesh.creation.box((1.0, 1.0, 1.0))), from_trimesh(SHAPES["torus"]())]
+    meshes[1] = Mesh(meshes[1].vertices, meshes[1].faces)
+    for mesh, together in zip(meshes, surface_fields_of(meshes), strict=True):
+        alone = surface_fields(mesh)
+        assert torch.equal(together.coords, alone.coords) and torch.equal(together.colors, alone.colors)
+        assert torch.equal(together.sdf, alone.sdf)
+    with pytest.raises(ValueError, match="faces"):
+        surface_fields_of([meshes[0], Mesh(meshes[0].vertices, meshes[0].faces[:0])])
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_equals_cpu():
     mesh = from_trimesh(SHAPES["torus"]())
     here, there = surface_fields(mesh), surface_fields(mesh, device="cuda")
+    beside = surface_fields_of([from_trimesh(two_boxes()).to("cuda"), mesh.to("cuda")])[1]
+    assert torch.equal(there.coords, beside.coords) and (there.sdf.float() - beside.sdf.float()).abs().mean() < 1e-4
     assert torch.equal(here.coords, there.coords.cpu())
     # sums in another order: 3e-4 of a coarse voxel in the mean was seen on an H200
     assert (here.sdf.float() - there.sdf.cpu().float()).abs().mean() < 1e-3

@@ -24,7 +24,7 @@ from gap3d_app.values import Mesh
 SHELL = 0.75  # fine cells between the triangles and the surface that is returned
 BAND = 1.8  # fine cells searched around the triangles: SHELL + 1, so both ends of a crossed edge are known
 LONGEST_EDGE = 8.0  # fine cells; longer triangles are cut so that their boxes stay tight
-PAIRS_PER_PASS = {"cpu": 1 << 20, "cuda": 1 << 24}
+PAIRS_PER_PASS = {"cpu": 1 << 20, "cuda": 1 << 23}
 UNSEEN = torch.iinfo(torch.int64).max
 NO_TRIANGLE = -1
 
@@ -67,15 +67,25 @@ def surface_fields(
     Raises:
         ValueError: the mesh has no faces.
     """
-    if mesh.faces.shape[0] == 0:
+    return surface_fields_of([mesh if device is None else mesh.to(device)], resolution, fine)[0]
+
+
+def surface_fields_of(meshes: list[Mesh], resolution: int = 32, fine: int = 4) -> list[SurfaceFields]:
+    """`surface_fields` of several meshes on one device at once: a GPU has as many launches and waits as for one.
+
+    Lattices lie one behind the other; lattice vertex i of mesh m is number m * P^3 + i.
+    """
+    if not all(len(mesh.faces) for mesh in meshes):
         raise ValueError("a mesh without faces has no surface fields")
-    device = mesh.vertices.device if device is None else torch.device(device)
-    mesh = mesh.to(device)
     cells = resolution * fine
-    triangles, colors = _cut_triangles(mesh, cells)
-    frames = _local_frames(triangles)
     padded = cells + 3  # lattice vertices per axis, with one more on either side for the flood
-    best = _nearest_triangles(triangles, frames, padded)
+    parts = [_cut_triangles(mesh, cells) for mesh in meshes]
+    triangles, colors = (torch.cat(part) for part in zip(*parts, strict=True))
+    device = triangles.device
+    count = torch.tensor([len(part) for part, _ in parts], device=device)
+    owner = torch.repeat_interleave(count, output_size=len(triangles))
+    frames = _local_frames(triangles)
+    best = _nearest_triangles(triangles, frames, owner, len(meshes), padded)
 
     seen = best != UNSEEN
     squared = (best >> 32).int().view(torch.float32)  # NaN where unseen, which compares as false
@@ -83,29 +93,27 @@ def surface_fields(
     outside = _flood(~(squared <= SHELL * SHELL), padded)
     # the shell's outer half is negative only by what is left of the shell, its inner half by both
     outer = outside | _outer_half(squared, nearest, outside, triangles, frames, padded)
-    negative = (~outside).view(padded, padded, padded)[1:-1, 1:-1, 1:-1]
-    coords = _crossed_voxels(negative, resolution, fine)
+    negative = (~outside).view(-1, padded, padded, padded)[:, 1:-1, 1:-1, 1:-1]
+    coords = _crossed_voxels(negative, fine)
 
     corner = torch.arange(fine + 1, device=device)
     offset = torch.cartesian_prod(corner, corner, corner)
-    index = _flat(coords[:, None] * fine + offset + 1, padded)  # [V, 125]
-    needed = torch.zeros(padded**3, dtype=torch.bool, device=device)
+    index = _flat(coords[:, None, 1:] * fine + offset + 1, padded) + coords[:, :1] * padded**3  # [V, 125]
+    needed = torch.zeros_like(outside)
     needed[index.reshape(-1)] = True
     needed = needed.nonzero(as_tuple=True)[0]
     _spread(nearest, needed[nearest[needed] == NO_TRIANGLE], padded, fine)
     length, color = _measure(needed, nearest[needed], triangles, colors, frames, padded)
 
-    slot = torch.empty(padded**3, dtype=torch.int32, device=device)
+    slot = torch.empty(len(outside), dtype=torch.int32, device=device)
     slot[needed] = torch.arange(needed.shape[0], dtype=torch.int32, device=device)
     slot = slot.index_select(0, index.reshape(-1))
     signed = torch.where(outer[needed], length, -length) - SHELL
-    return SurfaceFields(
-        coords=coords.to(torch.int16),
-        sdf=(signed / fine).clamp(-1, 1).half().index_select(0, slot).view(coords.shape[0], -1),
-        colors=(color.clamp(0, 1) * 255).round().to(torch.uint8).index_select(0, slot).view(coords.shape[0], -1, 3),
-        resolution=resolution,
-        fine=fine,
-    )
+    sdf = (signed / fine).clamp(-1, 1).half().index_select(0, slot).view(len(coords), -1)
+    color = (color.clamp(0, 1) * 255).round().to(torch.uint8).index_select(0, slot).view(len(coords), -1, 3)
+    lengths = torch.bincount(coords[:, 0], minlength=len(meshes)).tolist()
+    split = zip(*(values.split(lengths) for values in (coords[:, 1:].to(torch.int16), sdf, color)), strict=True)
+    return [SurfaceFields(*values, resolution=resolution, fine=fine) for values in split]
 
 
 def fields_to_mesh(fields: SurfaceFields) -> Mesh:
@@ -145,8 +153,8 @@ def _flat(position: Tensor, padded: int) -> Tensor:
 
 
 def _unflat(index: Tensor, padded: int) -> Tensor:
-    """[U, 3] float32 lattice positions; float32 division is exact below 2^23 vertices."""
-    index = index.float()
+    """[U, 3] float32 positions in their lattice; float32 division is exact below 2^23 vertices."""
+    index = (index % padded**3).float()
     row = ((index + 0.5) / padded).floor()
     layer = ((row + 0.5) / padded).floor()
     return torch.stack([layer, row - layer * padded, index - row * padded], dim=-1)
@@ -217,10 +225,13 @@ def _planar_distance(x: Tensor, y: Tensor, bx: Tensor, cx: Tensor, cy: Tensor) -
     return torch.where(inside, 0.0, square)
 
 
-def _nearest_triangles(triangles: Tensor, frames: Tensor, padded: int) -> Tensor:
-    """[P^3] int64: bits of the squared distance (fine cells) over the triangle's number; UNSEEN off the band."""
+def _nearest_triangles(triangles: Tensor, frames: Tensor, mesh: Tensor, meshes: int, padded: int) -> Tensor:
+    """[meshes * P^3] int64: bits of the squared distance (fine cells) over the triangle's number; UNSEEN off the band.
+
+    mesh: [T] which one a triangle belongs to.
+    """
     device = triangles.device
-    best = torch.full((padded**3,), UNSEEN, dtype=torch.int64, device=device)
+    best = torch.full((meshes * padded**3,), UNSEEN, dtype=torch.int64, device=device)
     low = (triangles.amin(1) - BAND).ceil().clamp(min=1).long()
     high = (triangles.amax(1) + BAND).floor().clamp(max=padded - 2).long()
     extent = high - low + 1
@@ -229,7 +240,7 @@ def _nearest_triangles(triangles: Tensor, frames: Tensor, padded: int) -> Tensor
     start = (frames[:, :9].reshape(-1, 3, 3) @ (low - triangles[:, 0])[..., None])[..., 0]
     box = torch.cat([frames[:, 6:9], start[:, 2:], extent[:, 1:].float()], dim=-1)
     table = torch.cat([frames[:, :6], start[:, :2], frames[:, 9:]], dim=-1)
-    corner = _flat(low, padded)
+    corner = _flat(low, padded) + mesh * padded**3
     for first, last in _passes(count, PAIRS_PER_PASS[device.type]):
         part = count[first:last]
         owner = torch.repeat_interleave(part)
@@ -271,20 +282,20 @@ def _passes(count: Tensor, limit: int) -> list[tuple[int, int]]:
 
 
 def _flood(free: Tensor, padded: int) -> Tensor:
-    """[P^3] bool: free lattice vertices that the cube's outside reaches along lattice edges.
+    """[M * P^3] bool: free lattice vertices that their cube's outside reaches along lattice edges.
 
-    The labelling runs on the CPU for CUDA tensors too: it takes some 20 ms of one core, moves 2 MB each way,
+    The labelling runs on the CPU for CUDA tensors too: it takes some 20 ms of one core a cube, moves 2 MB each way,
     and leaves the GPU to the other workers.
     """
-    grid = free.view(padded, padded, padded).cpu().numpy()
-    labels, _ = ndimage.label(grid)
-    return torch.from_numpy(np.equal(labels, labels[0, 0, 0])).view(-1).to(free.device)
+    grids = free.view(-1, padded, padded, padded).cpu().numpy()
+    labels = (ndimage.label(grid)[0] for grid in grids)
+    return torch.from_numpy(np.stack([label == label[0, 0, 0] for label in labels])).view(-1).to(free.device)
 
 
 def _outer_half(
     squared: Tensor, nearest: Tensor, outside: Tensor, triangles: Tensor, frames: Tensor, padded: int
 ) -> Tensor:
-    """[P^3] bool: vertices of the shell on the same side of the triangles as a flooded neighbour."""
+    """[M * P^3] bool: vertices of the shell on the same side of the triangles as a flooded neighbour."""
     shell = (squared <= SHELL * SHELL).nonzero(as_tuple=True)[0]
     reached = outside & (nearest != NO_TRIANGLE)
     result = torch.zeros_like(outside)
@@ -341,12 +352,12 @@ def _weights(position: Tensor, number: Tensor, triangles: Tensor, frames: Tensor
     return torch.stack([1 - second - third, second, third], dim=-1)
 
 
-def _crossed_voxels(negative: Tensor, resolution: int, fine: int) -> Tensor:
-    """[V, 3] int64 voxels among whose lattice corners the sign changes, lexicographic."""
-    value = negative.to(torch.float16 if negative.is_cuda else torch.float32)[None, None]
+def _crossed_voxels(negative: Tensor, fine: int) -> Tensor:
+    """[V, 4] int64 lattices and voxels among whose lattice corners the sign changes, lexicographic."""
+    value = negative.to(torch.float16 if negative.is_cuda else torch.float32)[:, None]
     high = F.max_pool3d(value, fine + 1, stride=fine)
     low = -F.max_pool3d(-value, fine + 1, stride=fine)
-    return (high != low)[0, 0].nonzero()
+    return (high != low)[:, 0].nonzero()
 
 
 def _spread(nearest: Tensor, unknown: Tensor, padded: int, steps: int) -> None:

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from gap3d_app.errors import Gap3DError, InputError
 from gap3d_app.values import Mesh
-from train.data.fields import surface_fields
+from train.data.fields import surface_fields_of
 from train.data.glb_reader import load_glb
 from train.data.layout import SourceAsset, read_assets
 from train.data.packed import quantized_surface
@@ -33,12 +34,14 @@ from train.data.procedural.captions import captions
 from train.data.procedural.categories import CATEGORIES
 from train.data.procedural.edits import sample_edit
 from train.data.procedural.look import COLORS, FINISHES
-from train.data.procedural.spec import build, sample_spec
+from train.data.procedural.spec import AssetSpec, build, sample_spec
 from train.data.views import condition_cameras, render_views
 
 CHUNK = 64
+AT_ONCE = {"cpu": 1, "cuda": 8}
+"""Assets whose surfaces are measured together: a GPU that many workers share is waited for less often."""
 WORKER_BYTES = 3 << 30
-"""GPU memory of a worker, at most: its context and a pass of `surface_fields`."""
+"""GPU memory of a worker, at most: its context, `AT_ONCE` lattices and a pass of `surface_fields_of`."""
 CATEGORY_NAMES = sorted(CATEGORIES)
 COLOR_NAMES, FINISH_NAMES = list(COLORS), list(FINISHES)
 
@@ -95,19 +98,36 @@ def label(name: str, names: list[str]) -> torch.Tensor:
     return torch.tensor([names.index(name) if name in names else -1], dtype=torch.int16)
 
 
-def pack_asset(mesh: Mesh, spec: dict, seed: int, views: int) -> dict[str, torch.Tensor]:
-    """Everything that is stored of one asset, on the mesh's device; the first axis is ragged for voxels, else 1."""
-    fields = surface_fields(mesh)
-    pictures = render_views(mesh, condition_cameras(seed, views, mesh))
-    return {
-        "views": pictures.rgb[None],
-        "normals": pictures.dense_targets()[None],
-        **quantized_surface(fields),
-        "counts": torch.tensor([len(fields)], dtype=torch.int32),
-        "category": label(spec["category"], CATEGORY_NAMES),
-        "color": label(spec["color"], COLOR_NAMES),
-        "finish": label(spec["finish"], FINISH_NAMES),
-    }
+def read_source(source: AssetSpec | SourceAsset) -> tuple[Mesh, list[str], dict]:
+    """Mesh, captions and description of an asset that is built or read."""
+    if isinstance(source, SourceAsset):
+        return read_glb(source)
+    return build(source), captions(source), source.to_dict()
+
+
+def pack_assets(
+    sources: Sequence[AssetSpec | SourceAsset], seeds: Sequence[int], views: int, device: str
+) -> list[tuple[list[str], dict, dict[str, torch.Tensor]]]:
+    """Captions, description and everything else that is stored of each asset.
+
+    The last are tensors on `device` whose first axis is ragged for voxels, else 1.
+    """
+    read = [read_source(source) for source in sources]
+    meshes = [mesh.to(device) for mesh, _, _ in read]
+    packed = []
+    for mesh, (_, texts, spec), seed, fields in zip(meshes, read, seeds, surface_fields_of(meshes), strict=True):
+        pictures = render_views(mesh, condition_cameras(seed, views, mesh))
+        row = {
+            "views": pictures.rgb[None],
+            "normals": pictures.dense_targets()[None],
+            **quantized_surface(fields),
+            "counts": torch.tensor([len(fields)], dtype=torch.int32),
+            "category": label(spec["category"], CATEGORY_NAMES),
+            "color": label(spec["color"], COLOR_NAMES),
+            "finish": label(spec["finish"], FINISH_NAMES),
+        }
+        packed.append((texts, spec, row))
+    return packed
 
 
 def default_workers() -> int:
@@ -133,28 +153,25 @@ def pack_chunk(job: Job) -> list[str]:
         return []
     torch.set_num_threads(1)
     device = worker_device()
-    specs, pairs = ([], []) if job.glbs else chunk_specs(job)
-    side: dict[str, list] = {"captions": [], "specs": [], "pairs": pairs}
-    arrays: dict[str, list[torch.Tensor]] = {}
-    failed = []
-    for k, source in enumerate(job.glbs or specs):
-        seed = job.seed * 1_000_003 + job.number * CHUNK * 2 + k
+    sources, pairs = (job.glbs, []) if job.glbs else chunk_specs(job)
+    # A file that cannot be used must not take others with it, so those come one by one.
+    at_once = 1 if job.glbs else AT_ONCE[torch.device(device).type]
+    packed, failed = [], []
+    for first in range(0, len(sources), at_once):
+        some = sources[first : first + at_once]
+        seed = job.seed * 1_000_003 + job.number * CHUNK * 2 + first
         try:
-            mesh, texts, spec = read_glb(source) if job.glbs else (build(source), captions(source), source.to_dict())
-            row = pack_asset(mesh.to(device), spec, seed, job.views)
+            packed += pack_assets(some, range(seed, seed + len(some)), job.views, device)
         except Exception as error:
             if not job.glbs:  # a procedural asset that fails is a fault of the program
                 raise
-            failed.append(f"{source.name}: {error}")
-            continue
-        side["captions"].append(texts)
-        side["specs"].append(spec)
-        for key, value in row.items():
-            arrays.setdefault(key, []).append(value.cpu())
-    if arrays:
+            failed.append(f"{some[0].name}: {error}")
+    if packed:
+        texts, specs, rows = zip(*packed, strict=True)
+        side = {"captions": texts, "specs": specs, "pairs": pairs}
         job.path.with_suffix(".json").write_text(json.dumps(side))
         part = job.path.with_suffix(".part")
-        save_file({k: torch.cat(v).contiguous() for k, v in arrays.items()}, part)
+        save_file({k: torch.cat([row[k] for row in rows]).cpu().contiguous() for k in rows[0]}, part)
         os.replace(part, job.path)
     return failed
 
