@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import SLatVaeConfig
-from gap3d_app.nn.attention import Segments, packed_kernel_fits, permuted
+from gap3d_app.nn.attention import packed_kernel_fits, permuted
 from gap3d_app.nn.torso import TorsoModule, init_linear
 from gap3d_app.nn.transformer import TransformerBlock
 from gap3d_app.sparse.attention import SparseTransformerBlock, attention_sets
@@ -59,11 +59,10 @@ class SparseTransformerBase(TorsoModule):
         """
         rows, before = h.feats, None
         for block in self.blocks:
-            sets = attention_sets(h, *block.sets)
-            if sets is not before:
-                rows = _reordered(rows, before, sets)
-            rows, before = self.advance(block, rows, replace(sets, order=None, places=None)), sets
-        return _reordered(rows, before, None)
+            rows, before = _moved(rows, h, before, block.sets), block.sets
+            sets = replace(attention_sets(h, *block.sets), order=None, places=None)
+            rows = self.advance(block, rows, sets)
+        return _moved(rows, h, before, None)
 
     def head(self, h: SparseTensor, dtype: torch.dtype) -> SparseTensor:
         """Plain layer norm and output linear, in `dtype`."""
@@ -71,13 +70,27 @@ class SparseTransformerBase(TorsoModule):
         return h.replace(self.out_layer(F.layer_norm(feats, feats.shape[-1:])))
 
 
-def _reordered(rows: Tensor, before: Segments | None, after: Segments | None) -> Tensor:
-    """Rows in the order of some sets brought into that of others; None is the order of the voxels."""
-    back, there = (None, None) if before is None else (before.places, before.order)
-    order, places = (None, None) if after is None else (after.order, after.places)
-    if order is None:
-        return rows if back is None else permuted(rows, back, there)
-    return permuted(rows, order, places) if back is None else permuted(rows, back[order], places[there])
+Order = tuple[str, int | None, int] | None
+"""Of rows: that of a block's attention sets, or that of the voxels."""
+
+
+def _moved(rows: Tensor, x: SparseTensor, before: Order, after: Order) -> Tensor:
+    """Rows of the voxels of `x` from one order into another."""
+    numbers = None if before == after else _numbers(x, before, after)
+    return rows if numbers is None else permuted(rows, numbers, _numbers(x, after, before))
+
+
+def _numbers(x: SparseTensor, before: Order, after: Order) -> Tensor | None:
+    """[T] int64: where the rows of the order `after` stand in the order `before`; None when those are the same."""
+
+    def make() -> Tensor | None:
+        back = None if before is None else attention_sets(x, *before).places
+        order = None if after is None else attention_sets(x, *after).order
+        if back is None or order is None:
+            return order if back is None else back
+        return back[order]
+
+    return x.sites.cached(("row numbers", before, after), make)
 
 
 def _attention_sets(config: SLatVaeConfig, index: int) -> tuple[str, int | None, int]:
