@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gap3d_app.geometry.cube_tables import CORNERS
 from gap3d_app.geometry.flexicubes import extract
+from gap3d_app.render.mesh import passes
 from gap3d_app.values import Mesh
 
 SHELL = 0.75  # fine cells between the triangles and the surface that is returned
@@ -241,7 +242,7 @@ def _nearest_triangles(triangles: Tensor, frames: Tensor, mesh: Tensor, meshes: 
     box = torch.cat([frames[:, 6:9], start[:, 2:], extent[:, 1:].float()], dim=-1)
     table = torch.cat([frames[:, :6], start[:, :2], frames[:, 9:]], dim=-1)
     corner = _flat(low, padded) + mesh * padded**3
-    for first, last in _passes(count, PAIRS_PER_PASS[device.type]):
+    for first, last in passes(count, PAIRS_PER_PASS[device.type]):
         part = count[first:last]
         owner = torch.repeat_interleave(part)
         index = torch.arange(owner.shape[0], device=device) - (part.cumsum(0) - part).index_select(0, owner)
@@ -265,20 +266,6 @@ def _nearest_triangles(triangles: Tensor, frames: Tensor, mesh: Tensor, meshes: 
         vertex = corner.index_select(0, owner) + ((i * padded + j) * padded + k).long()
         best.scatter_reduce_(0, vertex, (square.view(torch.int32).long() << 32) | owner, "amin")
     return best
-
-
-def _passes(count: Tensor, limit: int) -> list[tuple[int, int]]:
-    """Ranges of triangles with at most `limit` lattice vertices together."""
-    total = count.cumsum(0)
-    if int(total[-1]) <= limit:
-        return [(0, count.shape[0])]
-    ends = total.cpu()
-    ranges, first, done = [], 0, 0
-    while first < count.shape[0]:
-        last = max(first + 1, int(torch.searchsorted(ends, done + limit, right=True)))
-        ranges.append((first, last))
-        first, done = last, int(ends[last - 1])
-    return ranges
 
 
 def _flood(free: Tensor, padded: int) -> Tensor:
