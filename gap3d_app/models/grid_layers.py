@@ -78,7 +78,7 @@ class GridAttention(nn.Module):
 
     Attributes:
         kernel: of `attention_kernels.KERNELS`.
-        fused: whether one kernel norms and turns, see `norm_rotate`; of its block, other norms too (`grid_norms`).
+        fused: whether one kernel norms and turns, see `norm_rotate`.
     """
 
     kernel, fused = "torch", False
@@ -164,7 +164,13 @@ class ModulatedNorm(nn.Module):
 
 
 class GridBlock(nn.Module):
-    """Self and gated cross attention from one query source, then a gated feed-forward (spec 3.3)."""
+    """Self and gated cross attention from one query source, then a gated feed-forward (spec 3.3).
+
+    Attributes:
+        fused: whether norms are kernels together with what stands around them, see `grid_norms`.
+    """
+
+    fused = False
 
     def __init__(self, config: GridDiTConfig):
         super().__init__()
@@ -186,25 +192,24 @@ class GridBlock(nn.Module):
         """Join products of the same tokens, and norms with what follows; the numbers stay the same up to rounding."""
         self.attn1.stack()
         self.feed_forward.stack()
-        self.attn1.fused = self.attn2.fused = triton_fits()
+        self.fused = self.attn1.fused = self.attn2.fused = triton_fits()
 
     def unstack(self) -> None:
         """Undo `stack`, so that the weights may move; what was joined goes when the last of them has."""
         self.attn1.stacked = self.feed_forward.stacked = None
-        self.attn1.fused = self.attn2.fused = False
+        self.fused = self.attn1.fused = self.attn2.fused = False
 
     def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
         """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
         scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
-        fused = self.attn1.fused
-        source = scaled_norm(x, self.norm1.norm, scale_attention, fused)
+        source = scaled_norm(x, self.norm1.norm, scale_attention, self.fused)
         within = attend(*self.attn1.query_key_value(source, rope), kernel=self.attn1.kernel)
         counts = [len(cross.value) for cross in crosses]
         parts = zip(within.split(counts), source.split(counts), crosses, strict=True)
         # Joined last, so that a compiler writes each part to its place at once.
         out = self.attn2.to_out[0](torch.cat([self._joint(*part, rope) for part in parts]))
-        x, source = gated_sum_norm(x, out, gate_attention, self.norm2, self.ffn_norm1, scale_ffn, fused)
-        return gated_sum(x, self.feed_forward(source), gate_ffn, self.ffn_norm2, fused)
+        x, source = gated_sum_norm(x, out, gate_attention, self.norm2, self.ffn_norm1, scale_ffn, self.fused)
+        return gated_sum(x, self.feed_forward(source), gate_ffn, self.ffn_norm2, self.fused)
 
     def _joint(self, within: Tensor, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
         """Self attention ``[B, heads, N, head_dim]`` and the gated cross attention of `source`: ``[B, N, dim]``."""

@@ -42,7 +42,9 @@ def _kernel(
         tl.store(out_ptr + place, normed.to(out_ptr.dtype.element_ty), mask=there)
 
 
-def _launch(x: Tensor, gated: tuple[Tensor, Tensor, nn.RMSNorm] | None, normed: tuple[nn.RMSNorm, Tensor] | None):
+def _launch(
+    x: Tensor, gated: tuple[Tensor, Tensor, nn.RMSNorm] | None, normed: tuple[nn.RMSNorm, Tensor] | None
+) -> tuple[Tensor, Tensor]:
     """(sum, norm of it); x stands in for what is not asked for."""
     batch, tokens, channels = x.shape
     x = x.contiguous()
