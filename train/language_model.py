@@ -25,7 +25,7 @@ from train.data.packed import PackedAssets
 from train.data.prompts import PromptBank, tokenizer_texts
 from train.data.tokenizer import token_settings, train_tokenizer
 from train.image_encoder import ReadOut, augment, cells_of, occupancy_loss, per_patch
-from train.loop import Stage, compile_modules, read_config, run, training_device
+from train.loop import Stage, read_config, run, training_device
 
 KINDS = {"caption": 0.35, "picture": 0.65}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
@@ -127,10 +127,6 @@ class LanguageModelStage(Stage):
                 lines += [f"{kind}\n  wanted {{}}\n  got    {{}}".format(*texts)]
         (folder / f"{step:07d}.txt").write_text("\n".join(lines) + "\n")
         return {f"test_{k}": float(v) for k, v in metrics.items()}
-
-    def compile_parts(self) -> None:
-        """Layers of both towers; prompts are as long as the longest of a batch."""
-        compile_modules((*self.vlm.model.layers, *self.vlm.visual.blocks), ragged=True)
 
     def save_models(self, folder: Path) -> None:
         """`prompt_encoder`, its queries included, and the tokenizer beside it."""

@@ -2,9 +2,9 @@
 
     python -m train.mini [--gpus N] [--steps assets stages export] [--only STAGE ...] [overrides]
 
-The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done and a GPU has
-room for it; small ones share one. None takes two, so that more GPUs change the time and not the result. A stage that
-was interrupted goes on from its checkpoint. When one fails, those that need it are left out and the others finish.
+The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done and a GPU is
+free. It has that GPU to itself, so that more GPUs change the time and not the result. A stage that was interrupted
+goes on from its checkpoint. When one fails, those that need it are left out and the others finish.
 Overrides go to all stages (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to
 `runs/<stage>.log`.
 """
@@ -19,8 +19,6 @@ from pathlib import Path
 
 import torch
 
-FULL = 2
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -28,12 +26,10 @@ class Plan:
 
     Attributes:
         needs: stages whose results it reads.
-        load: its share of a GPU; `FULL` fills one.
         module: its module in `train`, when not named like the stage.
     """
 
     needs: tuple[str, ...] = ()
-    load: int = FULL
     module: str = ""
 
 
@@ -41,12 +37,12 @@ STAGES = {
     "image_encoder": Plan(),
     "language_model": Plan(),
     "slat_vae": Plan(),
-    "structure_vae": Plan(load=1),
-    "probe": Plan(load=1),
+    "structure_vae": Plan(),
+    "probe": Plan(),
     "structure_flow": Plan(("image_encoder", "structure_vae")),
     "grid_alignment": Plan(("image_encoder", "language_model")),
     "slat_flow": Plan(("image_encoder", "slat_vae")),
-    "generated_grids": Plan(("grid_alignment",), load=1),
+    "generated_grids": Plan(("grid_alignment",)),
     "structure_tuning": Plan(("structure_flow", "generated_grids"), module="structure_flow"),
     "slat_tuning": Plan(("slat_flow", "generated_grids"), module="slat_flow"),
 }
@@ -56,12 +52,10 @@ STEPS = ("assets", "stages", "export")
 
 
 def pack_commands(count: int, edits: int) -> list[list[str]]:
-    """The two packed data sets."""
-    base = [sys.executable, "-m", "train.data.pack"]
-    return [
-        [*base, "--out", "data/train", "--count", str(count), "--edits", str(edits)],
-        [*base, "--out", "data/test", "--split", "test", "--count", "500", "--edits", "150", "--seed", "1"],
-    ]
+    """The two packed data sets, made at the same time; the small one by one process."""
+    test = "--out data/test --split test --count 500 --edits 150 --seed 1 --workers 1"
+    train = f"--out data/train --count {count} --edits {edits}"
+    return [[sys.executable, "-m", "train.data.pack", *arguments.split()] for arguments in (train, test)]
 
 
 def stage_command(stage: str, overrides: list[str]) -> list[str]:
@@ -97,19 +91,15 @@ class Schedule:
             if any(need in self.failed for need in needs):
                 self.waiting.remove(stage)
                 self.failed.append(stage)
-            elif all(need in self.done for need in needs) and (gpu := self._place(STAGES[stage].load)) is not None:
+            elif all(need in self.done for need in needs) and (free := self._free()):
                 self.waiting.remove(stage)
-                self.running[stage] = gpu
-                return stage, gpu
+                self.running[stage] = free[0]
+                return stage, free[0]
         return None
 
-    def _place(self, load: int) -> int | None:
-        """The emptiest GPU, if it has room for `load`."""
-        loads = [0] * max(1, self.gpus)
-        for other, gpu in self.running.items():
-            loads[gpu] += STAGES[other].load
-        gpu = loads.index(min(loads))
-        return gpu if loads[gpu] + load <= FULL else None
+    def _free(self) -> list[int]:
+        """GPUs on which nothing runs."""
+        return sorted(set(range(max(1, self.gpus))) - set(self.running.values()))
 
     def end(self, stage: str, code: int) -> None:
         """A stage's process ended."""
@@ -151,12 +141,15 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=torch.cuda.device_count())
     parser.add_argument("--count", type=int, default=12000, help="procedural assets")
     parser.add_argument("--edits", type=int, default=12000, help="procedural edit pairs")
-    args, overrides = parser.parse_known_args()
-    if wrong := [o for o in overrides if "=" not in o]:
+    # taken out first: an option with several values would swallow the overrides behind it
+    overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
+    args, wrong = parser.parse_known_args([a for a in sys.argv[1:] if a not in overrides])
+    if wrong:
         parser.error(f"unknown argument {wrong[0]!r}; overrides look like loop.minutes=1 or slat_vae:loop.minutes=1")
     if "assets" in args.steps:
-        for command in pack_commands(args.count, args.edits):
-            subprocess.run(command, check=True)
+        packing = [subprocess.Popen(command) for command in pack_commands(args.count, args.edits)]
+        if any([process.wait() for process in packing]):
+            raise SystemExit("the assets could not be packed; the messages above say why")
     if "stages" in args.steps:
         run_stages([s for s in STAGES if not args.only or s in args.only], args.gpus, overrides)
     if "export" in args.steps:

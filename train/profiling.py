@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 WARM_UP = 30
@@ -53,7 +54,9 @@ class StepProfile:
         return time.perf_counter()
 
     def _report(self) -> str:
-        rows = [row for row in self.profiler.key_averages() if not row.is_user_annotation]
+        # calls of the driver are listed beside what it launched
+        kind = DeviceType.CUDA if self.cuda else DeviceType.CPU
+        rows = [r for r in self.profiler.key_averages() if r.device_type == kind and not r.is_user_annotation]
         busy = [r.self_device_time_total if self.cuda else r.self_cpu_time_total for r in rows]
         name, calls = ("kernels", "launches") if self.cuda else ("operations", "calls")
         lines = [

@@ -5,7 +5,9 @@ whatever a person types (``<|im_end|>``, ``<image>``) stays ordinary text.
 """
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain, groupby
 from pathlib import Path
 
 import torch
@@ -39,6 +41,15 @@ def prompt_pieces(caption: str, image_tokens: int = 0) -> list[str]:
     else:
         user = [CAPTION_PREFIX + caption]
     return message("system", SYSTEM_TEXT) + message("user", *user) + message("assistant")
+
+
+def joined_text(pieces: list[str]) -> list[str]:
+    """The pieces with texts that are neighbours made one, so that tokens may span them; no empty text."""
+    joined: list[str] = []
+    for special, group in groupby(pieces, lambda piece: isinstance(piece, Special)):
+        alike = list(group)
+        joined += alike if special else ["".join(alike)]
+    return [piece for piece in joined if piece]
 
 
 def collate(
@@ -100,16 +111,19 @@ class PromptTokenizer:
 
     def ids(self, pieces: list[str]) -> list[int]:
         """Ids of prompt pieces, neighbouring text joined first as in the rendered prompt."""
-        ids: list[int] = []
-        text = ""
-        for piece in pieces:
-            if isinstance(piece, Special):
-                ids += self.text_ids(text) if text else []
-                ids.append(self.special_ids[piece])
-                text = ""
-            else:
-                text += piece
-        return ids + (self.text_ids(text) if text else [])
+        return self._joined_ids(joined_text(pieces), self.text_ids)
+
+    def many_ids(self, prompts: list[list[str]]) -> list[list[int]]:
+        """`ids` of every prompt; the texts are read on all cores."""
+        joined = [joined_text(pieces) for pieces in prompts]
+        texts = list({piece for pieces in joined for piece in pieces if not isinstance(piece, Special)})
+        read = self._plain.encode_batch(texts, add_special_tokens=False)
+        table = {text: encoding.ids for text, encoding in zip(texts, read, strict=True)}
+        return [self._joined_ids(pieces, table.__getitem__) for pieces in joined]
+
+    def _joined_ids(self, pieces: list[str], text_ids: Callable[[str], list[int]]) -> list[int]:
+        parts = ([self.special_ids[p]] if isinstance(p, Special) else text_ids(p) for p in pieces)
+        return list(chain.from_iterable(parts))
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -138,7 +152,11 @@ class PromptTokenizer:
                 raise InputError(
                     f"The prompt is {count} tokens long, but at most {limit} tokens fit; please shorten it."
                 )
-        return self.ids(prompt_pieces(caption, self.config.image_tokens if with_image else 0))
+        return self.ids(self.pieces(caption, with_image))
+
+    def pieces(self, caption: str, with_image: bool = False) -> list[str]:
+        """Pieces of one prompt before the queries."""
+        return prompt_pieces(caption, self.config.image_tokens if with_image else 0)
 
     def batch(self, prompts: list[list[int]]) -> dict[str, Tensor]:
         """`collate` with the model's ids and lengths."""

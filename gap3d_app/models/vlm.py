@@ -160,14 +160,22 @@ class PromptEncoder(nn.Module):
         """Embedded sequence ``[B, T, hidden]`` with queries and vision tokens in their places."""
         embeds = self.model.embed_tokens(input_ids)
         is_query = input_ids == self.config.query_token_id
-        index = (is_query.cumsum(1) - 1).clamp(0, self.config.n_query - 1)
-        embeds = torch.where(is_query.unsqueeze(-1), self.latent_queries[0][index].to(embeds.dtype), embeds)
+        slots = self._slots(_first(is_query), embeds).clamp(max=input_ids.shape[1] - 1)
+        queries = self.latent_queries.to(embeds.dtype).expand(len(slots), -1, -1)
+        embeds = torch.where(is_query.unsqueeze(-1), embeds.scatter(1, slots, queries), embeds)
         if pixel_values is None:
             return embeds
-        features = self.image_features(pixel_values, image_grid_thw)
-        is_image = input_ids == self.config.image_token_id
-        index = (is_image.flatten().cumsum(0) - 1).clamp(0, features.shape[0] - 1).view_as(input_ids)
-        return torch.where(is_image.unsqueeze(-1), features[index].to(embeds.dtype), embeds)
+        features = self.image_features(pixel_values, image_grid_thw).to(embeds.dtype)
+        is_image = (input_ids == self.config.image_token_id).view(-1, 1)
+        # a stable sort finds the image tokens without waiting for the device to count them
+        places = is_image.flatten().logical_not().byte().argsort(stable=True)[: len(features)]
+        flat = embeds.flatten(0, 1)
+        return torch.where(is_image, flat.index_copy(0, places, features[: len(places)]), flat).view_as(embeds)
+
+    def _slots(self, query_start: Tensor, states: Tensor) -> Tensor:
+        """Where the queries stand in `states` ``[B, T, C]``, side by side: positions ``[B, n_query, C]``."""
+        index = query_start[:, None] + torch.arange(self.config.n_query, device=states.device)
+        return index.unsqueeze(-1).expand(-1, -1, states.shape[-1])
 
     def hidden_states(self, inputs_embeds: Tensor) -> Tensor:
         """Final normed states ``[B, T, hidden]``; positions 0..T-1 on all axes, causal (spec 2.3)."""
@@ -194,9 +202,8 @@ class PromptEncoder(nn.Module):
         """
         states = self.hidden_states(self.embed(input_ids, pixel_values, image_grid_thw))
         if query_start is None:
-            query_start = (input_ids == self.config.query_token_id).int().argmax(dim=1)
-        index = query_start[:, None] + torch.arange(self.config.n_query, device=input_ids.device)
-        return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+            query_start = _first(input_ids == self.config.query_token_id)
+        return states.gather(1, self._slots(query_start, states))
 
     def lm_logits(
         self, input_ids: Tensor, pixel_values: Tensor | None = None, image_grid_thw: Tensor | None = None
@@ -219,6 +226,11 @@ class PromptEncoder(nn.Module):
         with torch.inference_mode():
             batch = {name: value.to(device) for name, value in self.tokenize(texts, images).items()}
             return self.encode(**batch)
+
+
+def _first(flags: Tensor) -> Tensor:
+    """Position ``[B]`` of the first True of each row ``[B, T]``; 0 where there is none."""
+    return flags.int().argmax(dim=1)
 
 
 def _initialize(module: nn.Module) -> None:

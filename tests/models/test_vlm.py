@@ -238,3 +238,39 @@ def test_new_vocabulary_rows_are_the_mean() -> None:
     longer = extend_vocabulary(table, known=9, added=2)
     assert longer.shape == (11, 4)
     torch.testing.assert_close(longer[9:], table[:9].mean(0).expand(2, 4))
+
+
+def test_embedding_places_queries_and_pictures(encoder: PromptEncoder) -> None:
+    """Value and gradient of every row are those of placing one token after another; a row without queries has none."""
+    c = encoder.config
+    texts = ["a red chair", "make it blue", "a tall wooden table"]
+    picture = Image.new("RGB", (32, 32), (200, 30, 30))
+    batch = encoder.tokenize(texts, [None, picture, picture])
+    ids = torch.cat([batch["input_ids"], torch.full_like(batch["input_ids"][:1], 5)])
+    encoder.zero_grad()
+    embeds = encoder.embed(ids, batch["pixel_values"])
+    weight = torch.randn(embeds.shape)
+    (embeds * weight).sum().backward()
+    found = encoder.latent_queries.grad.clone(), encoder.visual.merger.mlp[2].bias.grad.clone()
+    features = encoder.image_features(batch["pixel_values"])
+    vision, picture_weight = 0, torch.zeros_like(features)
+    query_weight = torch.zeros_like(encoder.latent_queries[0])
+    for row, line in enumerate(ids.tolist()):
+        query = 0
+        for column, token in enumerate(line):
+            expected = encoder.model.embed_tokens.weight[token]
+            if token == c.query_token_id:
+                expected = encoder.latent_queries[0, query]
+                query_weight[query] += weight[row, column]
+                query += 1
+            elif token == c.image_token_id:
+                expected, picture_weight[vision] = features[vision], weight[row, column]
+                vision += 1
+            torch.testing.assert_close(embeds[row, column], expected)
+    assert vision == len(features) and query == 0
+    torch.testing.assert_close(found, (query_weight[None], picture_weight.sum(0)))
+
+
+def test_many_prompts_at_once(encoder: PromptEncoder) -> None:
+    prompts = [encoder.tokenizer.pieces(text, flag) for text in (*CAPTIONS, "", "<image> \n") for flag in (False, True)]
+    assert encoder.tokenizer.many_ids(prompts) == [encoder.tokenizer.ids(prompt) for prompt in prompts]

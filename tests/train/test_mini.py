@@ -15,18 +15,16 @@ def begin_all(schedule: Schedule) -> dict[str, int]:
 
 def test_four_gpus():
     schedule = Schedule(list(STAGES), 4)
-    first = begin_all(schedule)
-    assert first == {
-        "image_encoder": 0, "language_model": 1, "slat_vae": 2, "structure_vae": 3, "probe": 3,
-    }  # fmt: skip
-    for stage in ("structure_vae", "image_encoder"):
-        schedule.end(stage, 0)
+    assert begin_all(schedule) == {"image_encoder": 0, "language_model": 1, "slat_vae": 2, "structure_vae": 3}
+    schedule.end("structure_vae", 0)
+    assert begin_all(schedule) == {"probe": 3}
+    schedule.end("image_encoder", 0)
     assert begin_all(schedule) == {"structure_flow": 0}
+    schedule.end("slat_vae", 0)
+    assert begin_all(schedule) == {"slat_flow": 2}
     schedule.end("probe", 0)
     schedule.end("language_model", 0)
     assert begin_all(schedule) == {"grid_alignment": 1}
-    schedule.end("slat_vae", 0)
-    assert begin_all(schedule) == {"slat_flow": 2}
     schedule.end("grid_alignment", 0)
     assert begin_all(schedule) == {"generated_grids": 1}
     for stage in ("generated_grids", "slat_flow"):
@@ -40,15 +38,15 @@ def test_four_gpus():
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
-def test_one_gpu_runs_one_large_stage_at_a_time(gpus):
-    """Minutes are those of a whole GPU; only small stages share it."""
+def test_without_a_second_gpu_one_stage_runs_after_another(gpus):
     schedule, seen = Schedule(list(STAGES), gpus), []
     while schedule.waiting or schedule.running:
-        seen.append(set(begin_all(schedule)) or set(schedule.running))
-        for stage in list(schedule.running):
-            schedule.end(stage, 0)
-    shared = [group for group in seen if len(group) > 1]
-    assert shared == [{"structure_vae", "probe"}] and {stage for group in seen for stage in group} == set(STAGES)
+        started = begin_all(schedule)
+        assert len(started) == 1 and set(started.values()) == {0}
+        seen += started
+        schedule.end(*started, 0)
+    assert set(seen) == set(STAGES) and len(seen) == len(STAGES)
+    assert all(seen.index(need) < seen.index(stage) for stage in STAGES for need in STAGES[stage].needs)
 
 
 def test_what_needs_a_failed_stage_is_left_out():
@@ -84,3 +82,18 @@ def test_processes_run_and_fail(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/probe.log").read_text() == "bad luck\n"
     assert {p.stem for p in tmp_path.glob("*.ran")} == {"probe", "structure_vae"}
     assert "structure_vae: exit 0" in capsys.readouterr().out
+
+
+def test_overrides_may_stand_behind_a_list_of_stages(monkeypatch):
+    seen = []
+    monkeypatch.setattr(mini, "run_stages", lambda *args: seen.append(args))
+    monkeypatch.setattr(sys, "argv", "mini --steps stages --gpus 2 --only probe slat_vae loop.steps=3".split())
+    mini.main()
+    assert seen == [(["slat_vae", "probe"], 2, ["loop.steps=3"])]
+
+
+def test_an_override_without_a_value_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", "mini loop.steps --steps stages".split())
+    with pytest.raises(SystemExit):
+        mini.main()
+    assert "overrides look like loop.minutes=1" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_stage_takes_a_step(runs, name):
         assert (out / "model" / f"{part}.json").exists()
 
 
-@pytest.mark.parametrize("name", ["language_model", "slat_vae", "structure_flow", "slat_flow", "grid_alignment"])
+@pytest.mark.parametrize("name", ["slat_vae", "structure_flow", "slat_flow", "grid_alignment"])
 def test_compiled_parts(runs, name, monkeypatch, varlen_on_cpu):
     """The same loss and gradients as without, and batches of other lengths need no further compilation."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

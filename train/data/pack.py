@@ -40,7 +40,7 @@ from train.data.views import condition_cameras, render_views
 CHUNK = 64
 AT_ONCE = {"cpu": 1, "cuda": 8}
 """Assets whose surfaces are measured together: a GPU that many workers share is waited for less often."""
-WORKER_BYTES = 3 << 30
+WORKER_BYTES = 4 << 30
 """GPU memory of a worker, at most: its context, `AT_ONCE` lattices and a pass of `surface_fields_of`."""
 CATEGORY_NAMES = sorted(CATEGORIES)
 COLOR_NAMES, FINISH_NAMES = list(COLORS), list(FINISHES)
@@ -137,6 +137,16 @@ def default_workers() -> int:
         return cores
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return max(1, min(cores, sum(gpu.total_memory // WORKER_BYTES for gpu in gpus)))
+
+
+def worker_processes():
+    """How workers are started: forks of a process that has read the modules once and never touched a GPU."""
+    multiprocessing = torch.multiprocessing
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train.data.pack"])
+    return context
 
 
 def worker_device() -> str:
@@ -236,8 +246,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     failed: list[str] = []
-    if args.workers > 1:
-        with torch.multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+    workers = min(args.workers, len(jobs))
+    if workers > 1:
+        with worker_processes().Pool(workers) as pool:
             # edit pairs, which are few and everybody needs, come first
             for part in tqdm(pool.imap_unordered(pack_chunk, jobs[::-1]), total=len(jobs), desc=args.out.name):
                 failed += part

@@ -53,21 +53,15 @@ class PromptBank:
         self.per_asset = per_asset
         self.device = data.device
         pad = self.config.pad_token_id
-        self._cache: dict[tuple[str, bool], list[int]] = {}
-        captions = [self._ids(c[k % len(c)], False) for c in data.captions for k in range(per_asset)]
-        self.captions = self._to_device(pad_rows(captions, pad))
-        pictured = [self._ids(text, True) for text in (*(p["instruction"] for p in data.pairs), *UNCHANGED)]
-        self.pictured = self._to_device(pad_rows(pictured, pad))
-        answers = [tokenizer.ids([describe(s), Special(IM_END)]) for s in data.specs]
+        read = tokenizer.many_ids
+        texts = [c[k % len(c)] for c in data.captions for k in range(per_asset)]
+        self.captions = self._to_device(pad_rows(read([tokenizer.pieces(text) for text in texts]), pad))
+        texts = [*(p["instruction"] for p in data.pairs), *UNCHANGED]
+        self.pictured = self._to_device(pad_rows(read([tokenizer.pieces(text, True) for text in texts]), pad))
+        answers = read([[describe(s), Special(IM_END)] for s in data.specs])
         self.descriptions = self._to_device(pad_rows(answers, pad))
         self.pair_source = torch.tensor([p["source"] for p in data.pairs], device=self.device)
         self.pair_target = torch.tensor([p["target"] for p in data.pairs], device=self.device)
-
-    def _ids(self, text: str, with_image: bool) -> list[int]:
-        key = (text, with_image)
-        if key not in self._cache:
-            self._cache[key] = self.tokenizer.prompt_ids(text, with_image=with_image, truncate=True)
-        return self._cache[key]
 
     def _to_device(self, rows: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return rows[0].to(self.device), rows[1].to(self.device)
