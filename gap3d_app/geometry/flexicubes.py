@@ -13,7 +13,7 @@ from torch import Tensor
 from gap3d_app.geometry.cube_indices import tables_on
 from gap3d_app.geometry.dual import deviation, dual_vertices, find_crossings, find_loops, split, split_in_four
 from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes
-from gap3d_app.geometry.solid import fill_enclosed
+from gap3d_app.geometry.solid import fill_enclosed, sealed_off
 from gap3d_app.values import Mesh
 
 
@@ -67,8 +67,9 @@ def extract(
         feats: [N, 53] or [N, 101] float; raw network output, see section 6.5 for the layout. Not modified.
         resolution: cubes per axis of the whole grid.
         training: split quads around a centre vertex and return regulariser and lattice samples.
-        solid: count every lattice vertex that the outside cannot reach as inside and close the surface at the
-            border of the grid, so that only outer, closed surfaces remain.
+        solid: count every lattice vertex that the outside cannot reach as inside, space without cubes also where
+            the surface around it has small holes, and close the surface at the border of the grid, so that only
+            outer, closed surfaces remain.
 
     Returns:
         MeshResult in object space [-0.5, 0.5]^3, differentiable in `feats`; zero vertices if there is no
@@ -122,7 +123,8 @@ class _Extraction:
         attributes = cubes.mean(cubes.touched) if self.training else None
         inside = cubes.inside(attributes[:, 0] if self.training else None)
         if self.solid:
-            inside = fill_enclosed(inside.view(box.size)).reshape(-1)
+            sealed = sealed_off(cubes.touched_grid(), [low % 2 for low in box.low])
+            inside = fill_enclosed(inside.view(box.size) | sealed).reshape(-1)
         case = self._cases(inside)
         surface = ((case + 1) > 1).nonzero()[:, 0]  # neither 0 nor 255, whose successor among bytes is 0
         if len(surface) == 0:
@@ -146,7 +148,7 @@ class _Extraction:
         vertex_count = int(ends[-1])
 
         lattice_rank = box.ranks(lattice)
-        value = self._lattice_values(lattice, attributes)
+        value = self._lattice_values(lattice, attributes, inside)
         weights, gamma = cubes.weights(surface)
         if cubes.kernels and not self.training:
             owner = order.repeat_interleave(patches.long(), output_size=vertex_count)
@@ -189,8 +191,8 @@ class _Extraction:
         neighbour = case[surface + self.box.steps(self.table["twin"])[own]].long()
         return torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
 
-    def _lattice_values(self, lattice: Tensor, attributes: Tensor | None) -> Tensor:
-        """[P, 4 or 10] sdf, object-space position and colour of lattice vertices."""
+    def _lattice_values(self, lattice: Tensor, attributes: Tensor | None, inside: Tensor) -> Tensor:
+        """[P, 4 or 10] sdf, object-space position and colour of lattice vertices; what was filled has sdf below 0."""
         if attributes is None:
             mean = self.cubes.mean(lattice)
         else:
@@ -198,7 +200,10 @@ class _Extraction:
             untouched = torch.zeros_like(attributes[0])
             untouched[0] = 1
             mean = torch.where((rank >= 0)[:, None], attributes[rank.clamp(min=0).long()], untouched)
-        parts = [mean[:, :1], self.cubes.positions(lattice, mean[:, 1:4])]
+        sdf = mean[:, :1]
+        if self.solid:
+            sdf = torch.where(inside[lattice, None], -sdf.abs(), sdf)
+        parts = [sdf, self.cubes.positions(lattice, mean[:, 1:4])]
         if mean.shape[1] > 4:
             # contiguous, because a processor rounds the exponential of strided numbers otherwise
             parts.append(torch.sigmoid(mean[:, 4:].contiguous()))

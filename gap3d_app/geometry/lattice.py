@@ -117,6 +117,15 @@ class ActiveCubes:
         """[T] flat indices of the lattice vertices that belong to a cube, ascending."""
         return self.box.mark(self.corners).nonzero()[:, 0]
 
+    def touched_grid(self) -> Tensor:
+        """[X, Y, Z] bool over the box, True for the vertices of `touched`."""
+        grid = (self.rank >= 0).view(self.box.size)
+        for axis, size in enumerate(self.box.size):  # the cell of the same index and the one before it
+            before = grid.narrow(axis, 0, size - 1)
+            grid = grid.clone()
+            grid.narrow(axis, 1, size - 1).logical_or_(before)
+        return grid
+
     def columns(self, corner: int) -> list[slice]:
         """Channels of (sdf, deform, colour) of one corner, the last only for 101 channels."""
         parts = [slice(corner, corner + 1)]

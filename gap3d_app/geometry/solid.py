@@ -1,9 +1,13 @@
-"""Outside flood fill on the lattice, so that enclosed space counts as material.
+"""Outside flood fills on the lattice, so that enclosed space counts as material.
 
-Replaces visibility tests from a thousand cameras: what a fill from outside cannot reach is interior.
+Replaces visibility tests from a thousand cameras: what a fill from outside cannot reach is interior. A single lattice
+vertex with the wrong sign would let it in, and the inner side of the whole shell would come out as surface; so space
+that no cube touches is judged by the cubes alone, whose shell has no such holes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -53,6 +57,28 @@ def _runs(free: Tensor, axis: int) -> Tensor:
     starts[..., 0] = True
     number = starts.reshape(-1).cumsum(0, dtype=torch.int32).view(lines.shape)
     return number.movedim(2, axis).contiguous()
+
+
+def sealed_off(touched: Tensor, first: Sequence[int]) -> Tensor:
+    """Untouched lattice vertices that a walk over untouched ones does not reach from outside.
+
+    The walk sees every second vertex: cubes come in blocks of two or more, and openings narrower than that are none.
+
+    Args:
+        touched: [X, Y, Z] bool, vertices that belong to a cube.
+        first: index of the first vertex, 0 or 1, that is seen on each axis.
+
+    Returns:
+        [X, Y, Z] bool.
+    """
+    seen = touched[tuple(slice(start, None, 2) for start in first)]
+    sealed = fill_enclosed(seen) & ~seen
+    for axis, start in enumerate(first):  # a vertex between two seen ones takes after both
+        twice = torch.arange(touched.shape[axis], device=touched.device) - start
+        below, above = ((twice + n).div(2, rounding_mode="floor") for n in (0, 1))
+        last = sealed.shape[axis] - 1
+        sealed = sealed.index_select(axis, below.clamp(0, last)) | sealed.index_select(axis, above.clamp(0, last))
+    return sealed & ~touched
 
 
 def fill_enclosed(solid: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import trimesh
 from safetensors import safe_open
 
-from gap3d_app.geometry.cube_tables import case_tables
+from gap3d_app.geometry.cube_tables import CORNERS, case_tables
 from gap3d_app.geometry.flexicubes import average_corners, extract
 from gap3d_app.geometry.topology import is_watertight
 from tests.geometry.shapes import box, cubes, solid_mesh, sphere, torus, volume
@@ -54,6 +54,20 @@ def test_solid_removes_a_true_cavity():
     assert volume(*map(np.asarray, _arrays(solid_mesh(shell, 48)))) == pytest.approx(
         4 / 3 * math.pi * 0.36**3, rel=0.01
     )
+
+
+def test_a_pinhole_does_not_let_the_inner_shell_out():
+    """Vertices of a wrong sign right through the band, as a network leaves them, cost a dent and no second surface."""
+    coords, feats = cubes(sphere(), 64)
+    corner = coords[:, None] + torch.from_numpy(CORNERS)
+    through = (corner[..., 1:] == 32).all(-1) & (corner[..., 0] < 32)
+    feats[:, :8] = torch.where(through, 0.02, feats[:, :8])
+    result = extract(coords, feats, 64, solid=True)
+    shape = trimesh.Trimesh(result.vertices.numpy(), result.faces.numpy(), process=False)
+    assert shape.is_watertight and shape.body_count == 1
+    assert shape.volume == pytest.approx(4 / 3 * math.pi * 0.35**3, rel=0.012)
+    depth = 0.35 - result.vertices.norm(dim=-1)
+    assert depth.max() < 4 / 64 and (depth > 1 / 64).sum() < 20  # the dent
 
 
 def test_solid_closes_what_the_grid_cuts():

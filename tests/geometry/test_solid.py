@@ -1,9 +1,11 @@
 """The flood fill from outside: what counts as enclosed, and its two ways of walking."""
 
+import itertools
+
 import pytest
 import torch
 
-from gap3d_app.geometry.solid import fill_enclosed, outside_by_runs, outside_of
+from gap3d_app.geometry.solid import fill_enclosed, outside_by_runs, outside_of, sealed_off
 
 
 def maze(size: int = 12) -> torch.Tensor:
@@ -42,8 +44,32 @@ def test_runs_reach_what_single_steps_reach(make) -> None:
     assert torch.equal(outside_by_runs(solid), torch.from_numpy(outside_of(solid.numpy())))
 
 
+def blocks(gap: bool) -> torch.Tensor:
+    """Lattice vertices of the walls of a room of 4^3 blocks, each of 4^3 cubes; with a gap of a block, if asked."""
+    block = torch.ones(6, 6, 6, dtype=torch.bool)
+    block[1:5, 1:5, 1:5] = False
+    block[2, 2, 0] = not gap
+    cells = block
+    for axis in range(3):
+        cells = cells.repeat_interleave(4, axis)
+    touched = torch.zeros(29, 28, 27, dtype=torch.bool)
+    for x, y, z in itertools.product((0, 1), repeat=3):
+        touched[2 + x : 26 + x, 1 + y : 25 + y, 1 + z : 25 + z] |= cells
+    return touched
+
+
+@pytest.mark.parametrize("first", [(0, 1, 1), (1, 0, 1)])
+def test_the_room_behind_a_wall_of_blocks_is_sealed_off(first: tuple[int, int, int]) -> None:
+    touched = blocks(gap=False)
+    expected = torch.zeros_like(touched)
+    expected[7:22, 6:21, 6:21] = True  # all but the vertices that the walls touch
+    assert torch.equal(sealed_off(touched, first), expected)
+    assert not sealed_off(blocks(gap=True), first).any()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_equals_cpu() -> None:
     solid = noise(0.6)
     assert torch.equal(fill_enclosed(solid.cuda()).cpu(), fill_enclosed(solid))
+    assert torch.equal(sealed_off(blocks(False).cuda(), (0, 1, 1)).cpu(), sealed_off(blocks(False), (0, 1, 1)))
