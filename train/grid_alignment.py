@@ -118,9 +118,8 @@ class GridAlignmentStage(Stage):
         return scores
 
     def compile_parts(self) -> None:
-        """Layers of the grid transformer and of the language model, whose prompts' length differs."""
-        compile_modules(self.dit.model.layers)
-        compile_modules((*self.vlm.model.layers, *self.vlm.visual.blocks), ragged=True)
+        """Layers of the grid transformer and of the language model."""
+        compile_modules((*self.dit.model.layers, *self.vlm.model.layers, *self.vlm.visual.blocks))
 
     def save_models(self, folder: Path) -> None:
         """`grid_dit` and `prompt_encoder` with its trained queries."""

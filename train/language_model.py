@@ -7,7 +7,8 @@ GAP3D's layout: a caption, or a picture and an instruction that edits it or leav
 on with a description of the wanted asset, a fixed list of attributes. The other half go on with the queries, as in the
 app: two heads that are thrown away tell the wanted asset's voxels and its canonical view (colours, normals, depth),
 coarsely, from their states alone. Words hold neither; and in the next stage, where all but the queries is frozen, what
-does not reach their states is lost.
+does not reach their states is lost. An edit that is described needs no asset that it leads to, so most of these are
+known in words only: of the pairs that were built, the model would learn the outcomes by heart.
 """
 
 from pathlib import Path
@@ -70,7 +71,7 @@ class LanguageModelStage(Stage):
         self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
         self.occupancy = ReadOut(text["hidden_size"])
         self.view = ReadOut(text["hidden_size"], SIDE**2, 64)
-        self.bank = PromptBank(self.data, self.vlm.tokenizer)
+        self.bank = PromptBank(self.data, self.vlm.tokenizer, told=True)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
@@ -83,16 +84,17 @@ class LanguageModelStage(Stage):
         parts = {}
         for kind, share in kinds.items():
             count = max(2, round(share * batch_size))
-            ids, lengths, source, target = bank.draw(kind, count, generator)
-            pixels = asked_pixels = None
             half = count // 2
+            first = bank.draw_told(half, generator) if kind == "picture" else bank.draw(kind, half, generator)
+            ids, lengths, source, answers = first
+            asked_ids, asked_lengths, asked_source, wanted = bank.draw(kind, count - half, generator)
+            pixels = asked_pixels = None
             if kind != "caption":
                 view = torch.randint(data.views.shape[1], (count,), generator=generator, device=generator.device)
-                images = augment(data.images(source, view), generator)[0]
+                images = augment(data.images(torch.cat([source, asked_source]), view), generator)[0]
                 pixels, asked_pixels = self.vlm.patches(images[:half]), self.vlm.patches(images[half:])
-            told = bank.with_answers(ids[:half], lengths[:half], target[:half])
-            asked = bank.with_queries(ids[half:], lengths[half:])
-            wanted = target[half:]
+            told = bank.with_answers(ids, lengths, answers)
+            asked = bank.with_queries(asked_ids, asked_lengths)
             geometry = data.normals[wanted, 0].permute(0, 3, 1, 2).float() / 127
             view = torch.cat([per_patch(data.images(wanted, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
             parts[kind] = Part(*told, pixels, asked, asked_pixels, cells_of(data.occupancy(wanted)), view)

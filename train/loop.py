@@ -110,10 +110,14 @@ def _module_or_parameter(part) -> list[tuple[str, nn.Parameter]]:
     return [("", part)] if isinstance(part, nn.Parameter) else list(part.named_parameters())
 
 
-def compile_modules(modules: Iterable[nn.Module], ragged: bool = False) -> None:
-    """Compile every module in place; `ragged` ones for any number of tokens, because it differs from call to call."""
+def compile_modules(modules: Iterable[nn.Module]) -> None:
+    """Compile every module in place.
+
+    Sizes that differ from call to call become symbols at the second call. To make all of them symbols at once
+    (`dynamic=True`) saves that compilation and takes longer: channels are symbols too then.
+    """
     for module in modules:
-        module.compile(dynamic=ragged or None)
+        module.compile()
 
 
 def make_optimizers(params: dict[str, nn.Parameter], cfg: LoopConfig) -> list[torch.optim.Optimizer]:

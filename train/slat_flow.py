@@ -121,8 +121,7 @@ class SLatFlowStage(Stage):
 
     def compile_parts(self) -> None:
         """Transformer blocks of the flow and of the image encoder."""
-        compile_modules(self.flow.blocks, ragged=True)
-        compile_modules(self.condition.encoder.blocks())
+        compile_modules((*self.flow.blocks, *self.condition.encoder.blocks()))
 
     def save_models(self, folder: Path) -> None:
         """`slat_flow` and the normalisation of its latents."""

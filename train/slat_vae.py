@@ -223,7 +223,7 @@ class SLatVaeStage(Stage):
     def compile_parts(self) -> None:
         """Transformer blocks of all three, on rows in the order of their windows."""
         for network in (self.encoder, self.gaussians, self.mesh):
-            network.advance = torch.compile(network.advance, dynamic=True)
+            network.advance = torch.compile(network.advance)
 
     def save_models(self, folder: Path) -> None:
         """`slat_encoder`, `slat_decoder_gs`, `slat_decoder_mesh`."""

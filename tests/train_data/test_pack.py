@@ -12,7 +12,8 @@ from train.data import pack
 from train.data.fields import surface_fields
 from train.data.packed import PackedAssets
 from train.data.procedural.dataset import write_dataset
-from train.data.procedural.spec import build, sample_spec
+from train.data.procedural.spec import AssetSpec, build, sample_spec
+from train.data.procedural.split import is_held_out
 
 SIZES = ["--count", "1", "--edits", "1", "--views", "2", "--workers", "1", "--seed", "5"]
 
@@ -46,8 +47,23 @@ def test_labels_views_and_pairs(folder):
         assert data.finishes[data.finish[i]] == spec["finish"]
     assert data.views.shape == (3, 2, 224, 224, 3) and data.normals.shape == (3, 2, 32, 32, 4)
     assert data.images(torch.tensor([1]), 0).amax() > 0.2
-    (pair,) = data.pairs
+    pair, *back = data.pairs
     assert (pair["source"], pair["target"]) == (1, 2) and pair["instruction"]
+    reversible = pair["changed"]["attribute"] not in ("size", "style")
+    assert [(p["source"], p["target"]) for p in back] == [(2, 1)] * reversible
+    assert all(p["changed"]["to"] == pair["changed"]["from"] and p["instruction"] for p in back)
+
+
+def test_told_edits_start_from_their_asset_and_are_never_held_out(folder, tmp_path):
+    data = PackedAssets(folder, "cpu")
+    assert [len(told) for told in data.told] == [pack.TOLD] * 3
+    for spec, told in zip(data.specs, data.told, strict=True):
+        for instruction, target in told:
+            changed = [k for k in spec if spec[k] != target[k]]
+            assert instruction and len(changed) == 1 and not is_held_out(AssetSpec.from_dict(target))
+    assert pack.main(["--out", str(tmp_path), "--split", "test", *SIZES]) == 0
+    test = PackedAssets(tmp_path, "cpu")
+    assert test.told == [[]] * 3 and len(test.pairs) == 1
 
 
 def test_goes_on_where_it_stopped_and_repeats(folder, tmp_path):

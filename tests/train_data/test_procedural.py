@@ -17,7 +17,7 @@ from train.data.procedural.categories import CATEGORIES
 from train.data.procedural.category import SIZE_WORDS, STYLE_WORDS
 from train.data.procedural.coverage import visible_shares
 from train.data.procedural.dataset import write_dataset
-from train.data.procedural.edits import differing, sample_edit
+from train.data.procedural.edits import differing, reversed_edit, sample_edit, told_edits
 from train.data.procedural.glb_file import glb_bytes
 from train.data.procedural.look import COLORS, FINISHES
 from train.data.procedural.patterns import PATTERNS, subdivide
@@ -208,6 +208,38 @@ def test_edits_differ_in_one_attribute_and_share_the_rest():
         if change["attribute"] == "color":
             assert any(w in text.lower() for w in (target.color, *COLORS[target.color].synonyms))
     assert seen == {"color", "secondary", "finish", "size", "style", "part"}
+
+
+def test_an_edit_can_be_undone_in_words():
+    draws, seen = np.random.default_rng(0), set()
+    for i in range(200):
+        source, target, _, change = sample_edit(2, i)
+        back = reversed_edit(source, target, change, draws)
+        assert (back is None) == (change["attribute"] in ("size", "style"))
+        if back:
+            text, undone = back
+            assert (undone["from"], undone["to"]) == (change["to"], change["from"])
+            seen.add(change["attribute"])
+        if change["attribute"] == "color":
+            assert any(w in text.lower() for w in (source.color, *COLORS[source.color].synonyms))
+        if change["attribute"] == "part":
+            removes = re.search("remove|without|take away|^(please )?no ", text.lower())
+            assert bool(removes) == bool(undone["from"])
+    assert seen == {"color", "secondary", "finish", "part"}
+
+
+def test_told_edits_start_from_the_given_asset():
+    kinds = set()
+    for i in range(60):
+        spec = sample_spec(9, i)
+        edits = told_edits(spec, 3, np.random.default_rng(i))
+        assert len(edits) == 3
+        for text, target in edits:
+            (field,) = differing(spec, target)
+            assert text.strip() and not is_held_out(target)
+            assert field not in ("size", "style") or not getattr(spec, field)
+            kinds.add(field)
+    assert kinds == {"color", "secondary", "finish", "size", "style", "parts"}
 
 
 def test_color_edit_keeps_the_shape():

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -32,7 +33,7 @@ from train.data.layout import SourceAsset, read_assets
 from train.data.packed import quantized_surface
 from train.data.procedural.captions import captions
 from train.data.procedural.categories import CATEGORIES
-from train.data.procedural.edits import sample_edit
+from train.data.procedural.edits import reversed_edit, sample_edit, told_edits
 from train.data.procedural.look import COLORS, FINISHES
 from train.data.procedural.spec import AssetSpec, build, sample_spec
 from train.data.views import condition_cameras, render_views
@@ -42,6 +43,8 @@ AT_ONCE = {"cpu": 1, "cuda": 8}
 """Assets whose surfaces are measured together: a GPU that many workers share is waited for less often."""
 WORKER_BYTES = 4 << 30
 """GPU memory of a worker, at most: its context, `AT_ONCE` lattices and a pass of `surface_fields_of`."""
+TOLD = 3
+"""Edits of an asset that are kept in words only, for the language model: nothing has to be built for them."""
 CATEGORY_NAMES = sorted(CATEGORIES)
 COLOR_NAMES, FINISH_NAMES = list(COLORS), list(FINISHES)
 
@@ -71,16 +74,29 @@ class Job:
 
 
 def chunk_specs(job: Job) -> tuple[list, list[dict]]:
-    """The specs of a procedural chunk, and its edit pairs as indices into them."""
+    """The specs of a procedural chunk, and its edit pairs as indices into them, forth and, where words can, back."""
     if job.kind == "single":
         return [sample_spec(job.seed, i, job.split) for i in range(job.first, job.first + job.count)], []
     specs, pairs = [], []
     for i in range(job.first, job.first + job.count):
         source, target, instruction, changed = sample_edit(job.seed, i, job.split)
-        index = {"source": len(specs), "target": len(specs) + 1}
-        pairs.append({**index, "instruction": instruction, "changed": changed})
+        first, second = len(specs), len(specs) + 1
+        pairs.append({"source": first, "target": second, "instruction": instruction, "changed": changed})
+        # the way back ends at a seen pair of category and colour, which is no test
+        draws = np.random.default_rng([job.seed, i, 23])
+        back = reversed_edit(source, target, changed, draws) if job.split == "train" else None
+        if back:
+            pairs.append({"source": second, "target": first, "instruction": back[0], "changed": back[1]})
         specs += [source, target]
     return specs, pairs
+
+
+def chunk_told(job: Job, specs: list) -> list[list[list]]:
+    """For every asset of a procedural training chunk, instructions and the specs that they lead to."""
+    if job.split != "train":
+        return [[] for _ in specs]
+    draws = np.random.default_rng([job.seed, job.number, 24])
+    return [[[text, target.to_dict()] for text, target in told_edits(spec, TOLD, draws)] for spec in specs]
 
 
 def read_glb(asset: SourceAsset) -> tuple[Mesh, list[str], dict]:
@@ -178,7 +194,8 @@ def pack_chunk(job: Job) -> list[str]:
             failed.append(f"{some[0].name}: {error}")
     if packed:
         texts, specs, rows = zip(*packed, strict=True)
-        side = {"captions": texts, "specs": specs, "pairs": pairs}
+        told = [[] for _ in texts] if job.glbs else chunk_told(job, sources)
+        side = {"captions": texts, "specs": specs, "pairs": pairs, "told": told}
         job.path.with_suffix(".json").write_text(json.dumps(side))
         part = job.path.with_suffix(".part")
         save_file({k: torch.cat([row[k] for row in rows]).cpu().contiguous() for k in rows[0]}, part)

@@ -59,8 +59,10 @@ def quantized_surface(fields: SurfaceFields) -> dict[str, Tensor]:
 class PackedAssets:
     """Assets of one packed folder, on `device`.
 
-    What a stage does not need stays on disk: `views` is how many of the condition views are read (view 0 is the
-    canonical one), `geometry` reads the dense view targets, `surface` the distances and colours of voxels.
+    `pairs` are edits between assets that are there; `told` holds, per asset, instructions and the specs that they lead
+    to, which were never built. What a stage does not need stays on disk: `views` is how many of the condition views are
+    read (view 0 is the canonical one), `geometry` reads the dense view targets, `surface` the distances and colours of
+    voxels.
     """
 
     def __init__(
@@ -84,11 +86,13 @@ class PackedAssets:
         self.captions: list[list[str]] = []
         self.specs: list[dict] = []
         self.pairs: list[dict] = []
+        self.told: list[list[tuple[str, dict]]] = []
         for file in files:
             side = json.loads(file.with_suffix(".json").read_text())
             base = len(self.captions)
             self.captions += side["captions"]
             self.specs += side["specs"]
+            self.told += side["told"]
             for pair in side["pairs"]:
                 self.pairs.append({**pair, "source": base + pair["source"], "target": base + pair["target"]})
         wanted = {"counts", "category", "color", "finish", "coords"}

@@ -45,10 +45,11 @@ class PromptBank:
     """Prompts of a data set.
 
     captions: rows `asset * per_asset + k`; pictured, which stand beside a picture: an instruction per pair, then the
-    phrases that change nothing; descriptions: one row per asset.
+    phrases that change nothing, then, if asked for, an instruction per edit that is told only; descriptions: one row
+    per asset, then one per such edit.
     """
 
-    def __init__(self, data: PackedAssets, tokenizer: PromptTokenizer, per_asset: int = 6):
+    def __init__(self, data: PackedAssets, tokenizer: PromptTokenizer, per_asset: int = 6, told: bool = False):
         self.tokenizer, self.config = tokenizer, tokenizer.config
         self.per_asset = per_asset
         self.device = data.device
@@ -56,10 +57,14 @@ class PromptBank:
         read = tokenizer.many_ids
         texts = [c[k % len(c)] for c in data.captions for k in range(per_asset)]
         self.captions = self._to_device(pad_rows(read([tokenizer.pieces(text) for text in texts]), pad))
-        texts = [*(p["instruction"] for p in data.pairs), *UNCHANGED]
+        edits = [(asset, *edit) for asset, some in enumerate(data.told if told else []) for edit in some]
+        texts = [*(p["instruction"] for p in data.pairs), *UNCHANGED, *(text for _, text, _ in edits)]
         self.pictured = self._to_device(pad_rows(read([tokenizer.pieces(text, True) for text in texts]), pad))
-        answers = read([[describe(s), Special(IM_END)] for s in data.specs])
+        specs = [*data.specs, *(spec for _, _, spec in edits)]
+        answers = read([[describe(s), Special(IM_END)] for s in specs])
         self.descriptions = self._to_device(pad_rows(answers, pad))
+        self.assets = len(data.specs)
+        self.told_source = torch.tensor([asset for asset, _, _ in edits], device=self.device)
         self.pair_source = torch.tensor([p["source"] for p in data.pairs], device=self.device)
         self.pair_target = torch.tensor([p["target"] for p in data.pairs], device=self.device)
 
@@ -81,8 +86,23 @@ class PromptBank:
             return self.captions[0][row], self.captions[1][row], asset, asset
         share = {"edit": 1.0, "picture": EDITS, "unchanged": 0.0}[kind] if len(self.pair_source) else 0.0
         edited = torch.rand(count, generator=generator, device=self.device) < share
-        pair, asset = pick(max(1, len(self.pair_source))), pick(len(self.descriptions[0]))
+        pair, asset = pick(max(1, len(self.pair_source))), pick(self.assets)
         return self.beside_pictures(torch.where(edited, pair, -1), asset, generator)
+
+    def draw_told(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Like `draw` of the kind "picture", but the last are rows of descriptions: most edits are told only."""
+        if not len(self.told_source):
+            return self.draw("picture", count, generator)
+        ids, lengths, source, target = self.draw("unchanged", count, generator)
+        edited = torch.rand(count, generator=generator, device=self.device) < EDITS
+        told = torch.randint(len(self.told_source), (count,), generator=generator, device=self.device)
+        row = len(self.pair_source) + len(UNCHANGED) + told
+        return (
+            torch.where(edited[:, None], self.pictured[0][row], ids),
+            torch.where(edited, self.pictured[1][row], lengths),
+            torch.where(edited, self.told_source[told], source),
+            torch.where(edited, self.assets + told, target),
+        )
 
     def beside_pictures(
         self, pair: Tensor, asset: Tensor, generator: torch.Generator
@@ -138,4 +158,6 @@ def tokenizer_texts(data: PackedAssets) -> Iterable[str]:
         yield describe(spec)
     for pair in data.pairs:
         yield pair["instruction"]
+    for edits in data.told:
+        yield from (text for text, _ in edits)
     yield from UNCHANGED

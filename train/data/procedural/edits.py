@@ -30,85 +30,121 @@ _PATTERN = {
 _VERBS = ("make", "add", "give", "paint", "remove", "turn", "change", "put", "take")
 
 
-def _color(spec: AssetSpec, r: np.random.Generator, split: str):
+def _color(spec: AssetSpec, r: np.random.Generator, split: str) -> AssetSpec | None:
     for _ in range(400):
         target = replace(spec, color=draw_color(r, avoid=spec.color))
         if target.color != spec.secondary and is_held_out(target) == (split == "test"):
-            c, n = color_word(target.color, r), noun(spec, r)
-            forms = (f"make it {c}", f"the same but {c}", f"{c} instead", f"change the color to {c}",
-                     f"paint it {c}",
-                     f"the same {n} in {c}", f"turn it {c}", f"I want it {c}", f"{article(c)} one", f"in {c}")
-            return target, pick(r, forms), {"attribute": "color", "from": spec.color, "to": target.color}
+            return target
     return None
 
 
-def _secondary(spec: AssetSpec, r: np.random.Generator):
-    second = secondary_noun(spec)
-    if not second:
+def _say_color(source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    c, n = color_word(target.color, r), noun(source, r)
+    return pick(r, (f"make it {c}", f"the same but {c}", f"{c} instead", f"change the color to {c}", f"paint it {c}",
+                    f"the same {n} in {c}", f"turn it {c}", f"I want it {c}", f"{article(c)} one", f"in {c}"))
+
+
+def _secondary(spec: AssetSpec, r: np.random.Generator) -> AssetSpec | None:
+    if not secondary_noun(spec):
         return None
     choice = draw_color(r, avoid=spec.secondary)
-    if choice == spec.color:
-        return None
-    c = color_word(choice, r)
-    forms = (f"make the {second} {c}", f"with {c} {second}", f"the same with {c} {second}",
-             f"give it {c} {second}",
-             f"paint the {second} {c}")
-    return (replace(spec, secondary=choice), pick(r, forms),
-            {"attribute": "secondary", "from": spec.secondary, "to": choice})
+    return None if choice == spec.color else replace(spec, secondary=choice)
 
 
-def _finish(spec: AssetSpec, r: np.random.Generator):
-    choice = str(r.choice([f for f in FINISHES if f != spec.finish]))
+def _say_secondary(source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    second, c = secondary_noun(source), color_word(target.secondary, r)
+    return pick(r, (f"make the {second} {c}", f"with {c} {second}", f"the same with {c} {second}",
+                    f"give it {c} {second}", f"paint the {second} {c}"))
+
+
+def _finish(spec: AssetSpec, r: np.random.Generator) -> AssetSpec:
+    return replace(spec, finish=str(r.choice([f for f in FINISHES if f != spec.finish])))
+
+
+def _say_finish(source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    choice = target.finish
     if choice in _PATTERN:
-        p = pick(r, _PATTERN[choice]).format(c=color_word(spec.secondary, r))
-        text = pick(r, (f"add {p}", f"with {p}", f"give it {p}", f"the same but with {p}",
+        p = pick(r, _PATTERN[choice]).format(c=color_word(source.secondary, r))
+        return pick(r, (f"add {p}", f"with {p}", f"give it {p}", f"the same but with {p}",
                         f"make it {FINISHES[choice].adjectives[0]} with {p}"))
-    else:
-        text = pick(r, (*_SURFACE[choice], f"the same but {pick(r, FINISHES[choice].adjectives)}"))
-    return replace(spec, finish=choice), text, {"attribute": "finish", "from": spec.finish, "to": choice}
+    return pick(r, (*_SURFACE[choice], f"the same but {pick(r, FINISHES[choice].adjectives)}"))
 
 
-def _size(spec: AssetSpec, r: np.random.Generator):
+def _size(spec: AssetSpec, r: np.random.Generator) -> AssetSpec | None:
     sizes = CATEGORIES[spec.category].sizes
-    if not sizes:
-        return None
-    spec = replace(spec, size="")
-    choice = str(r.choice(sizes))
-    word, n = pick(r, COMPARATIVES[choice]), noun(spec, r)
-    forms = (f"make it {word}", f"{article(word)} one", f"{article(word)} {n}", f"the same but {word}", word,
-             f"{article(word)} version", f"I want it {word}")
-    return spec, replace(spec, size=choice), pick(r, forms), {"attribute": "size", "from": "", "to": choice}
+    return replace(spec, size=str(r.choice(sizes))) if sizes else None
 
 
-def _style(spec: AssetSpec, r: np.random.Generator):
+def _say_size(source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    word, n = pick(r, COMPARATIVES[target.size]), noun(source, r)
+    return pick(r, (f"make it {word}", f"{article(word)} one", f"{article(word)} {n}", f"the same but {word}", word,
+                    f"{article(word)} version", f"I want it {word}"))
+
+
+def _style(spec: AssetSpec, r: np.random.Generator) -> AssetSpec | None:
     styles = CATEGORIES[spec.category].styles
-    if not styles:
-        return None
-    spec = replace(spec, style="")
-    choice = str(r.choice(styles))
-    word, n = pick(r, STYLE_SYNONYMS[choice]), noun(spec, r)
-    forms = (f"make it {word}", f"{article(word)} version", f"the same but {word}", f"{article(word)} {n}",
-             f"more {word}", f"in a {word} style")
-    return spec, replace(spec, style=choice), pick(r, forms), {"attribute": "style", "from": "", "to": choice}
+    return replace(spec, style=str(r.choice(styles))) if styles else None
 
 
-def _part(spec: AssetSpec, r: np.random.Generator):
-    parts = CATEGORIES[spec.category].parts
-    usable = [p for p in parts if has_effect(spec.category, spec.kind, p)]
+def _say_style(source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    word, n = pick(r, STYLE_SYNONYMS[target.style]), noun(source, r)
+    return pick(r, (f"make it {word}", f"{article(word)} version", f"the same but {word}", f"{article(word)} {n}",
+                    f"more {word}", f"in a {word} style"))
+
+
+def _part(spec: AssetSpec, r: np.random.Generator) -> AssetSpec | None:
+    usable = [p for p in CATEGORIES[spec.category].parts if has_effect(spec.category, spec.kind, p)]
     if not usable:
         return None
     choice = str(r.choice(usable))
-    phrase = parts[choice]
-    if choice in spec.parts:
+    left = tuple(p for p in spec.parts if p != choice)
+    return replace(spec, parts=left if choice in spec.parts else tuple(sorted((*spec.parts, choice))))
+
+
+def _say_part(source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    (choice,) = set(source.parts) ^ set(target.parts)
+    phrase = CATEGORIES[source.category].parts[choice]
+    if choice in source.parts:
         bare = phrase.removeprefix("a ").removeprefix("an ")
-        text = pick(r, (f"remove the {bare}", f"without {phrase}", f"the same without the {bare}",
+        return pick(r, (f"remove the {bare}", f"without {phrase}", f"the same without the {bare}",
                         f"take away the {bare}", f"no {bare}"))
-        target = replace(spec, parts=tuple(p for p in spec.parts if p != choice))
-        return target, text, {"attribute": "part", "from": choice, "to": ""}
-    text = pick(r, (f"add {phrase}", f"with {phrase}", f"give it {phrase}", f"the same but with {phrase}",
+    return pick(r, (f"add {phrase}", f"with {phrase}", f"give it {phrase}", f"the same but with {phrase}",
                     f"put {phrase} on it" if phrase.startswith("a ") and " " not in phrase[2:] else f"add {phrase}"))
-    return (replace(spec, parts=tuple(sorted((*spec.parts, choice)))), text,
-            {"attribute": "part", "from": "", "to": choice})
+
+
+_KINDS = {
+    "color": (0.36, _color, _say_color), "size": (0.2, _size, _say_size), "finish": (0.14, _finish, _say_finish),
+    "part": (0.14, _part, _say_part), "secondary": (0.08, _secondary, _say_secondary),
+    "style": (0.08, _style, _say_style),
+}
+"""Attribute: how often, what it may become, and the words for it."""
+_FROM_NOTHING = ("size", "style")
+"""An edit gives these to an asset that has none: words such as "taller" compare with the usual one."""
+
+
+def _draw_kind(r: np.random.Generator) -> str:
+    return list(_KINDS)[int(r.choice(len(_KINDS), p=[share for share, *_ in _KINDS.values()]))]
+
+
+def _edited(spec: AssetSpec, kind: str, r: np.random.Generator, split: str) -> AssetSpec | None:
+    choose = _KINDS[kind][1]
+    return choose(spec, r, split) if kind == "color" else choose(spec, r)
+
+
+def _spoken(text: str, r: np.random.Generator) -> str:
+    """The instruction with a capital, a please or a full stop now and then."""
+    if r.random() < 0.25:
+        text = text[0].upper() + text[1:]
+    if r.random() < 0.15 and text.split()[0].lower() in _VERBS:
+        text = "please " + text[0].lower() + text[1:]
+    return text + "." if r.random() < 0.12 else text
+
+
+def _change(kind: str, source: AssetSpec, target: AssetSpec) -> dict[str, str]:
+    if kind == "part":
+        before, after = (set(spec.parts) for spec in (source, target))
+        return {"attribute": kind, "from": "".join(before - after), "to": "".join(after - before)}
+    return {"attribute": kind, "from": getattr(source, kind), "to": getattr(target, kind)}
 
 
 def differing(a: AssetSpec, b: AssetSpec) -> list[str]:
@@ -124,27 +160,39 @@ def sample_edit(seed: int, index: int, split: str = "train") -> tuple[AssetSpec,
     "test" the target always is.
     """
     r = np.random.default_rng([seed, index, 21 if split == "train" else 22])
-    kinds, weights = ("color", "size", "finish", "part", "secondary", "style"), (0.36, 0.2, 0.14, 0.14, 0.08, 0.08)
     for attempt in range(100):
-        kind = kinds[int(r.choice(len(kinds), p=weights))]
+        kind = _draw_kind(r)
         # a held-out colour edit starts from a seen pair, so that only the target is new
         source = sample_spec(seed, index * 101 + attempt + 7_000_003, "train" if kind == "color" else split)
-        if kind == "color":
-            found = _color(source, r, split)
-        else:
-            found = {"size": _size, "finish": _finish, "part": _part, "secondary": _secondary,
-                     "style": _style}[kind](
-                source, r)
-        if not found:
-            continue
-        if len(found) == 3:
-            found = (source, *found)
-        before, after, text, change = found
-        if r.random() < 0.25:
-            text = text[0].upper() + text[1:]
-        if r.random() < 0.15 and text.split()[0].lower() in _VERBS:
-            text = "please " + text[0].lower() + text[1:]
-        if r.random() < 0.12:
-            text += "."
-        return before, after, text, change
+        if kind in _FROM_NOTHING:
+            source = replace(source, **{kind: ""})
+        target = _edited(source, kind, r, split)
+        if target is not None:
+            text = _spoken(_KINDS[kind][2](source, target, r), r)
+            return source, target, text, _change(kind, source, target)
     raise ValueError(f"no edit found for seed {seed}, index {index}")
+
+
+def reversed_edit(
+    source: AssetSpec, target: AssetSpec, change: dict, r: np.random.Generator
+) -> tuple[str, dict] | None:
+    """(instruction, change) that leads from the target of an edit back to its source; None where no words do."""
+    kind = change["attribute"]
+    if kind in _FROM_NOTHING:
+        return None
+    return _spoken(_KINDS[kind][2](target, source, r), r), _change(kind, target, source)
+
+
+def told_edits(spec: AssetSpec, count: int, r: np.random.Generator) -> list[tuple[str, AssetSpec]]:
+    """Up to `count` instructions for an asset of the training split and the specs that they lead to."""
+    found: list[tuple[str, AssetSpec]] = []
+    for _ in range(4 * count):
+        kind = _draw_kind(r)
+        if kind in _FROM_NOTHING and getattr(spec, kind):
+            continue
+        target = _edited(spec, kind, r, "train")
+        if target is not None:
+            found.append((_spoken(_KINDS[kind][2](spec, target, r), r), target))
+        if len(found) == count:
+            break
+    return found
