@@ -113,18 +113,19 @@ class ActiveCubes:
         return self.cells[:, None] + self.offsets
 
     @cached_property
-    def touched(self) -> Tensor:
-        """[T] flat indices of the lattice vertices that belong to a cube, ascending."""
-        return self.box.mark(self.corners).nonzero()[:, 0]
-
     def touched_grid(self) -> Tensor:
-        """[X, Y, Z] bool over the box, True for the vertices of `touched`."""
+        """[X, Y, Z] bool over the box, True for the lattice vertices that belong to a cube."""
         grid = (self.rank >= 0).view(self.box.size)
         for axis, size in enumerate(self.box.size):  # the cell of the same index and the one before it
             before = grid.narrow(axis, 0, size - 1)
             grid = grid.clone()
             grid.narrow(axis, 1, size - 1).logical_or_(before)
         return grid
+
+    @cached_property
+    def touched(self) -> Tensor:
+        """[T] flat indices of the vertices of `touched_grid`, ascending."""
+        return self.touched_grid.flatten().nonzero()[:, 0]
 
     def columns(self, corner: int) -> list[slice]:
         """Channels of (sdf, deform, colour) of one corner, the last only for 101 channels."""
