@@ -131,8 +131,9 @@ def _edited(spec: AssetSpec, kind: str, r: np.random.Generator, split: str) -> A
     return choose(spec, r, split) if kind == "color" else choose(spec, r)
 
 
-def _spoken(text: str, r: np.random.Generator) -> str:
-    """The instruction with a capital, a please or a full stop now and then."""
+def _instruction(kind: str, source: AssetSpec, target: AssetSpec, r: np.random.Generator) -> str:
+    """Words that lead from `source` to `target`, with a capital, a please or a full stop now and then."""
+    text = _KINDS[kind][2](source, target, r)
     if r.random() < 0.25:
         text = text[0].upper() + text[1:]
     if r.random() < 0.15 and text.split()[0].lower() in _VERBS:
@@ -168,8 +169,7 @@ def sample_edit(seed: int, index: int, split: str = "train") -> tuple[AssetSpec,
             source = replace(source, **{kind: ""})
         target = _edited(source, kind, r, split)
         if target is not None:
-            text = _spoken(_KINDS[kind][2](source, target, r), r)
-            return source, target, text, _change(kind, source, target)
+            return source, target, _instruction(kind, source, target, r), _change(kind, source, target)
     raise ValueError(f"no edit found for seed {seed}, index {index}")
 
 
@@ -180,7 +180,7 @@ def reversed_edit(
     kind = change["attribute"]
     if kind in _FROM_NOTHING:
         return None
-    return _spoken(_KINDS[kind][2](target, source, r), r), _change(kind, target, source)
+    return _instruction(kind, target, source, r), _change(kind, target, source)
 
 
 def told_edits(spec: AssetSpec, count: int, r: np.random.Generator) -> list[tuple[str, AssetSpec]]:
@@ -192,7 +192,7 @@ def told_edits(spec: AssetSpec, count: int, r: np.random.Generator) -> list[tupl
             continue
         target = _edited(spec, kind, r, "train")
         if target is not None:
-            found.append((_spoken(_KINDS[kind][2](spec, target, r), r), target))
+            found.append((_instruction(kind, spec, target, r), target))
         if len(found) == count:
             break
     return found
