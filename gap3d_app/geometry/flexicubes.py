@@ -123,7 +123,8 @@ class _Extraction:
         attributes = cubes.mean(cubes.touched) if self.training else None
         inside = cubes.inside(attributes[:, 0] if self.training else None)
         if self.solid:
-            sealed = sealed_off(cubes.touched_grid, [low % 2 for low in box.low])
+            # Cubes that hold no surface enclose nothing.
+            sealed = sealed_off(cubes.touched_grid, [low % 2 for low in box.low]) & inside.any()
             inside = fill_enclosed(inside.view(box.size) | sealed).reshape(-1)
         case = self._cases(inside)
         surface = ((case + 1) > 1).nonzero()[:, 0]  # neither 0 nor 255, whose successor among bytes is 0

@@ -70,6 +70,11 @@ def test_a_pinhole_does_not_let_the_inner_shell_out():
     assert depth.max() < 4 / 64 and (depth > 1 / 64).sum() < 20  # the dent
 
 
+def test_a_shell_of_cubes_without_a_surface_gives_none():
+    coords, feats = cubes(sphere(), 32)
+    assert not extract(coords, feats.fill_(1.0), 32, solid=True).success
+
+
 def test_solid_closes_what_the_grid_cuts():
     coords, feats = cubes(sphere(0.6), 32)
     assert not is_watertight(extract(coords, feats, 32).faces.numpy())
