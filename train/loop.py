@@ -174,11 +174,15 @@ class Logger:
         self.file.close()
 
 
+MOST_LEFT_OUT = 20
+"""Batches that may be too large for the GPU before a stage gives up: those of voxels differ in size."""
+
+
 def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     """Train `stage`, resuming from the checkpoint in `out` if there is one; returns the last metrics.
 
     Leaves `out/log.jsonl`, `out/samples/`, `out/checkpoint/` and the networks (averaged weights) in
-    `out/model/`.
+    `out/model/`. A batch that does not fit the GPU's memory is left out, in a process that trains alone.
     """
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     device = accelerator.device
@@ -212,16 +216,25 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     start = mark = time.perf_counter()
     metrics: dict[str, Tensor] = {}
     last: dict[str, float] = {}
-    out_of_time = False
+    out_of_time, left_out = False, 0
     while step < cfg.steps and not out_of_time:
         factor = lr_factor(step, spent + time.perf_counter() - start, cfg)
         for optimizer in prepared:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-        batch = stage.next_batch(cfg.batch_size, generator)
-        with accelerator.autocast():
-            loss, metrics = model(batch)
-        accelerator.backward(loss)
+        try:
+            batch = stage.next_batch(cfg.batch_size, generator)
+            with accelerator.autocast():
+                loss, metrics = model(batch)
+            accelerator.backward(loss)
+        except torch.OutOfMemoryError:
+            left_out += 1
+            if left_out > MOST_LEFT_OUT or accelerator.num_processes > 1:
+                raise
+            tqdm.write(f"{out.name}: a batch at step {step} did not fit the GPU and was left out")
+            stage.zero_grad()
+            torch.cuda.empty_cache()
+            continue
         norm = accelerator.clip_grad_norm_(params.values(), cfg.clip)
         for optimizer in prepared:
             optimizer.step()

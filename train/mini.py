@@ -48,6 +48,9 @@ STAGES = {
 }
 """In the order in which they start when several could."""
 
+LAST_LINES = 12
+"""Of the log of a stage that failed, shown at once."""
+
 STEPS = ("assets", "stages", "export")
 
 
@@ -128,6 +131,9 @@ def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
                 schedule.end(stage, code)
                 del processes[stage]
                 print(f"{stage}: exit {code} after {time.time() - begin:.0f} s", flush=True)
+                if code:
+                    lines = Path(f"runs/{stage}.log").read_text().splitlines()
+                    print("\n".join(f"  {line}" for line in lines[-LAST_LINES:]), flush=True)
         time.sleep(0.2)
     if schedule.failed:
         raise SystemExit(f"failed: {', '.join(schedule.failed)}; see runs/{schedule.failed[0]}.log")

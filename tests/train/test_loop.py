@@ -25,6 +25,30 @@ def test_steps_are_measured(tmp_path):
     assert calls["aten::addmm"] == 1 and len((tmp_path / "log.jsonl").read_text().splitlines()) == steps
 
 
+class TightStage(ToyStage):
+    """Runs out of memory in some of its batches."""
+
+    def __init__(self, too_large):
+        super().__init__()
+        self.too_large, self.batches = too_large, 0
+
+    def forward(self, batch):
+        self.batches += 1
+        if self.too_large(self.batches):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(batch)
+
+
+def test_a_batch_that_does_not_fit_is_left_out(tmp_path, capsys):
+    stage = TightStage(lambda number: number in (2, 3))
+    run(stage, LoopConfig(steps=5, batch_size=4, log_every=1), tmp_path / "some")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "some" / "log.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5] and stage.batches == 7
+    assert capsys.readouterr().out.count("a batch at step 1 did not fit") == 2
+    with pytest.raises(torch.OutOfMemoryError):
+        run(TightStage(lambda number: True), LoopConfig(steps=5, batch_size=4), tmp_path / "all")
+
+
 class Interrupted(Exception):
     """Stands for the process being stopped."""
 

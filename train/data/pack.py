@@ -41,7 +41,7 @@ from train.data.views import condition_cameras, render_views
 CHUNK = 64
 AT_ONCE = {"cpu": 1, "cuda": 8}
 """Assets whose surfaces are measured together: a GPU that many workers share is waited for less often."""
-WORKER_BYTES = 4 << 30
+WORKER_BYTES = 13 << 29
 """GPU memory of a worker, at most: its context, `AT_ONCE` lattices and a pass of `surface_fields_of`."""
 TOLD = 3
 """Edits of an asset that are kept in words only, for the language model: nothing has to be built for them."""
