@@ -121,7 +121,7 @@ def _setting(kind: str, default: Any, label: str, help: str, group: str, **limit
 class Settings:
     """All settings of one run; build it with `validated`, which checks every field.
 
-    Guidance numbers keep the convention of their stage: the grid's two are a scale s (1 is none, gap3d.md 5.1),
+    Guidance numbers keep the convention of their stage: the grid's is a scale s (1 is none, gap3d.md 5.1),
     the structure's and the latent's is the strength w = s - 1 (0 is none, trellis.md 1.4).
     """
 
@@ -142,11 +142,7 @@ class Settings:
         minimum=1, maximum=100, step=1, unit="steps",
     )
     grid_guidance: float = _setting(
-        "float", 3.0, "Grid guidance", "How strictly the token grid follows words alone; 1 is no guidance.",
-        "sampling", minimum=1.0, maximum=15.0, step=0.1,
-    )
-    edit_guidance: float = _setting(
-        "float", 3.0, "Edit guidance", "With text and a picture: how strongly the words change it; 1 is no guidance.",
+        "float", 3.0, "Grid guidance", "How strictly the token grid follows the prompt; 1 is no guidance.",
         "sampling", minimum=1.0, maximum=15.0, step=0.1,
     )
     structure_steps: int = _setting(
@@ -248,6 +244,4 @@ def presets(args: dict[str, Any], route: str = "") -> dict[str, dict[str, Any]]:
         for setting, key in ((f"{stage}_steps", "steps"), (f"{stage}_guidance", guidance)):
             if key in params:
                 base[setting] = params[key]
-    if "guidance_scale" in args.get("edits", {}):
-        base["edit_guidance"] = args["edits"]["guidance_scale"]
     return {name: {**base, **args.get("presets", {}).get(name, {})} for name in PRESETS}

@@ -53,8 +53,6 @@ class Run:
         prompt, settings: what was asked for.
         pictures: what the encoders see of the prompt's pictures.
         condition: [n, L, D] of the prompt encoder, a row per picture (one row without); None without words.
-        against: the same for the pictures with words that leave them as they are, which an edit is guided against;
-            None for zeros.
         grid: [n, N, C] tokens that the flows follow, a row per picture; or TRELLIS's text encoder's (no grid then).
         null: [1, N, C] tokens of the flows' unconditional prediction; None for zeros.
         route: "" for the flows that follow pictures, "text_" for those of TRELLIS's text models.
@@ -69,7 +67,6 @@ class Run:
     settings: Settings
     pictures: list[Image] = field(default_factory=list)
     condition: Tensor | None = None
-    against: Tensor | None = None
     grid: TokenGrid | None = None
     null: Tensor | None = None
     route: str = ""
@@ -129,55 +126,40 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
         counts = [max(1, len(run.pictures)) for run in group]
         texts = [run.prompt.text for run, count in zip(group, counts, strict=True) for _ in range(count)]
         # A clone, because tensors made in inference mode cannot take part in further work.
-        unchanged = networks.args.get("edits", {}).get("unchanged") if pictures else None
-        if unchanged is not None:
-            texts, pictures = texts + [unchanged] * len(texts), pictures * 2
         rows = networks.part("prompt_encoder")(texts, pictures or None).clone().float()
-        for run, part in zip(group, rows[: sum(counts)].split(counts), strict=True):
+        for run, part in zip(group, rows.split(counts), strict=True):
             run.condition = part
-        if unchanged is not None:
-            for run, part in zip(group, rows[sum(counts) :].split(counts), strict=True):
-                run.against = part
     yield 1, 1
 
 
 @torch.no_grad()
 def grid_stage(networks: Networks, runs: list[Run]) -> Steps:
     """The token grids: of the words, of the pictures, or between the two."""
-    for run in runs:
-        if run.pictures:
-            run.grid = encode_pictures(networks, run.pictures)
-    worded = [run for run in runs if run.condition is not None]
-    count = worded[0].settings.grid_steps if worded else 1
-    for group in _grouped(worded, lambda run: bool(run.pictures)):
-        yield from _sample_grids(networks, group)
-    yield count, count
-
-
-def _sample_grids(networks: Networks, runs: list[Run]) -> Steps:
-    """The grids of prompts with words, which all have pictures or all have none."""
     from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler, sample_grid
     from gap3d_app.models.token_grid import pack_grid
 
-    dit, settings = networks.part("grid_dit"), runs[0].settings
-    params = sampler_params(networks.args, "grid_sampler", settings.preset, "steps", "guidance_scale")
-    guidance = settings.edit_guidance if runs[0].pictures else settings.grid_guidance
-    sampler = grid_sampler(settings.grid_steps, guidance, **params)
-    cond = torch.cat([run.condition for run in runs])
-    against = None if runs[0].against is None else torch.cat([run.against for run in runs])
-    # The grids of one run's pictures start from the same noise: they should differ by the pictures alone.
-    generators = [stage_generator(run.settings.seed, "grid") for run in runs for _ in run.condition]
-    noise = draw_grid_noise(dit.config, generators, device=networks.device)
-    side = dit.config.input_size
-    for event in sample_grid(dit, cond, noise, sampler, against):
-        if event.step < sampler.steps:
-            yield event.step, sampler.steps
-    rows = pack_grid(*event.state).split([len(run.condition) for run in runs])
-    for run, tokens in zip(runs, rows, strict=True):
-        of_words = TokenGrid(tokens, side, side)
-        blend = run.grid is not None and run.settings.blend > 0
-        run.grid = blend_grids(of_words, run.grid, run.settings.blend) if blend else of_words
-        _check_finite(run, run.grid.tokens, "token grid")
+    for run in runs:
+        if run.pictures:
+            run.grid = encode_pictures(networks, run.pictures)
+    worded, count = [run for run in runs if run.condition is not None], 1
+    if worded:
+        dit, settings = networks.part("grid_dit"), worded[0].settings
+        params = sampler_params(networks.args, "grid_sampler", settings.preset, "steps", "guidance_scale")
+        sampler = grid_sampler(settings.grid_steps, settings.grid_guidance, **params)
+        # The grids of one run's pictures start from the same noise: they should differ by the pictures alone.
+        generators = [stage_generator(run.settings.seed, "grid") for run in worded for _ in run.condition]
+        noise = draw_grid_noise(dit.config, generators, device=networks.device)
+        side, count = dit.config.input_size, sampler.steps
+        for event in sample_grid(dit, torch.cat([run.condition for run in worded]), noise, sampler):
+            if event.step < count:
+                yield event.step, count
+        rows = pack_grid(*event.state).split([len(run.condition) for run in worded])
+        for run, tokens in zip(worded, rows, strict=True):
+            of_words = TokenGrid(tokens, side, side)
+            blend = run.grid is not None and run.settings.blend > 0
+            run.grid = blend_grids(of_words, run.grid, run.settings.blend) if blend else of_words
+            _check_finite(run, run.grid.tokens, "token grid")
+    yield count, count
 
 
 @torch.no_grad()

@@ -31,21 +31,13 @@ PICTURES = 0.4  # share of the assets whose prompt has a picture
 
 
 @torch.no_grad()
-def make_grids(
-    data: PackedAssets, parts: dict, settings: dict, batch_size: int, seed: int, device: str
-) -> Tensor:
-    """Tokens [A, N, C] float16 on the CPU.
-
-    `parts` names prompt_encoder, grid_dit and tokenizer; `settings` are the args of pipeline.json.
-    """
+def make_grids(data: PackedAssets, parts: dict, sampler: dict, batch_size: int, seed: int, device: str) -> Tensor:
+    """Tokens [A, N, C] float16 on the CPU; `parts` names prompt_encoder, grid_dit and tokenizer."""
     vlm = load_model(parts["prompt_encoder"], device=device).eval()
     dit = load_model(parts["grid_dit"], device=device).eval()
-    vlm.tokenizer = PromptTokenizer.from_file(parts["tokenizer"], vlm.config)
-    bank = PromptBank(data, vlm.tokenizer, CAPTIONS)
+    bank = PromptBank(data, PromptTokenizer.from_file(parts["tokenizer"], vlm.config), CAPTIONS)
     generator = torch.Generator(device).manual_seed(seed)
-    params, edits = settings["grid_sampler"]["params"], settings["edits"]
-    samplers = {False: grid_sampler(**params)}
-    samplers[True] = grid_sampler(**params | {"guidance_scale": edits["guidance_scale"]})
+    sampler = grid_sampler(**sampler)
     pictured = torch.rand(len(data), generator=generator, device=device) < PICTURES
     # a call has prompts with pictures or without
     groups = [(torch.nonzero(pictured == flag).squeeze(1), flag) for flag in (False, True)]
@@ -55,11 +47,8 @@ def make_grids(
         prompts, pixels = (picture_prompts if flag else caption_prompts)(data, bank, vlm, ids, generator)
         noise = draw_grid_noise(dit.config, generator, len(ids), device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled="cuda" in device):
-            cond, against = vlm.encode(prompts, pixel_values=pixels).float(), None
-            if flag:
-                unchanged = bank.worded(edits["unchanged"], len(ids))
-                against = vlm.encode(unchanged, pixel_values=pixels).float()
-            made.append(generate_grid(dit, cond, noise, samplers[flag], against).half().cpu())
+            cond = vlm.encode(prompts, pixel_values=pixels).float()
+            made.append(generate_grid(dit, cond, noise, sampler).half().cpu())
     order = torch.cat([ids for ids, _ in parts]).cpu()
     return torch.cat(made)[order.argsort()]
 
@@ -103,9 +92,9 @@ def main() -> None:
     """Command line of the stage."""
     config, out = read_yaml(__doc__)
     device = training_device()
-    settings = yaml.safe_load(Path(config["sampler"]).read_text())
+    sampler = yaml.safe_load(Path(config["sampler"]).read_text())["grid_sampler"]["params"]
     data = PackedAssets(config["data"], device, views=config["views"])
-    print(write_grids(make_grids(data, config["parts"], settings, config["batch_size"], config["seed"], device), out))
+    print(write_grids(make_grids(data, config["parts"], sampler, config["batch_size"], config["seed"], device), out))
 
 
 if __name__ == "__main__":

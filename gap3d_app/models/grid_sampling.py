@@ -40,27 +40,23 @@ def draw_grid_noise(
 
 
 def sample_grid(
-    dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None, against: Tensor | None = None
+    dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None
 ) -> Iterator[SamplerStep]:
     """Yield after every step; `state` and `x_0` of the events are `GridState`s.
 
-    dit: the network, or a `GraphedFlow` of it; cond ``[B, L, D]`` from the prompt encoder; noise: `GridState` of
-    batch B; against: the condition ``[B, L, D]`` that guidance leads away from, zeros as released unless given. What
-    the state does not change is computed before the first step. A network in half precision computes in it; the state
-    stays in the dtype of the noise.
+    dit: the network, or a `GraphedFlow` of it; cond ``[B, L, D]`` from the prompt encoder (the unconditional
+    branch is zeros of it); noise: `GridState` of batch B. What the state does not change is computed before the
+    first step. A network in half precision computes in it; the state stays in the dtype of the noise.
     """
     sampler = sampler or grid_sampler()
-    against = torch.zeros_like(cond) if against is None else against
-    for event in sampler.run(dit, tuple(noise), cond, against):
+    for event in sampler.run(dit, tuple(noise), cond, torch.zeros_like(cond)):
         event.state, event.x_0 = GridState(*event.state), GridState(*event.x_0)
         yield event
 
 
-def generate_grid(
-    dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None, against: Tensor | None = None
-) -> Tensor:
+def generate_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None) -> Tensor:
     """The finished token sequence ``[B, 1 + R + H*W, C]`` of `sample_grid`."""
     state = noise
-    for event in sample_grid(dit, cond, noise, sampler, against):
+    for event in sample_grid(dit, cond, noise, sampler):
         state = event.state
     return pack_grid(*state)

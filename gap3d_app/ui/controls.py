@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from gap3d_app.ui.page import Parts
 
 ADVANCED = (
-    ("grid_steps", "grid_guidance", "edit_guidance"), ("structure_steps", "structure_guidance"),
-    ("slat_steps", "slat_guidance"),
+    ("grid_steps", "grid_guidance"), ("structure_steps", "structure_guidance"), ("slat_steps", "slat_guidance"),
     ("target_faces", "texture_size"), ("unwrap", "scale_m"), ("roughness", "min_opacity"), ("turntable",),
 )
 """Settings of the folded part, row by row."""

@@ -115,9 +115,7 @@ class Runs:
             parts = {k: str(self.trained("grid_alignment") / "model" / k) for k in ("prompt_encoder", "grid_dit")}
             parts["tokenizer"] = str(self.folder / "language_model" / "model" / "tokenizer.json")
             data = PackedAssets(self.data, "cpu", views=2)
-            settings = {"grid_sampler": {"params": {"steps": 2}}}
-            settings["edits"] = {"unchanged": "the same", "guidance_scale": 2.0}
-            write_grids(make_grids(data, parts, settings, 4, 0, "cpu"), path.parent)
+            write_grids(make_grids(data, parts, {"steps": 2, "solver": "ab2"}, 4, 0, "cpu"), path.parent)
         return path
 
     def trained(self, name: str) -> Path:

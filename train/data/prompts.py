@@ -117,11 +117,6 @@ class PromptBank:
             target = torch.where(edited, self.pair_target[pair], asset)
         return self.pictured[0][row], self.pictured[1][row], source, target
 
-    def worded(self, text: str, count: int) -> Tensor:
-        """Prompts [count, T] of a picture and `text`, with queries."""
-        row, length = pad_rows([self.tokenizer.ids(self.tokenizer.pieces(text, True))], self.config.pad_token_id)
-        return self.with_queries(*self._to_device((row, length))).repeat(count, 1)
-
     def with_queries(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Append the start id and the query slots right behind each prompt: [B, T + 1 + n_query] int64."""
         c = self.config
