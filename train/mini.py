@@ -4,7 +4,8 @@
 
 The commands are those of train/README.md. A stage starts as soon as the stages that it reads are done and a GPU is
 free. It has that GPU to itself, so that more GPUs change the time and not the result. A stage that was interrupted
-goes on from its checkpoint. When one fails, those that need it are left out and the others finish.
+goes on from its checkpoint. One that fails and has a checkpoint goes on from it once; when it fails again, those that
+need it are left out and the others finish.
 Overrides go to all stages (`loop.batch_size=64`) or to one (`slat_vae:loop.minutes=5`). Output goes to
 `runs/<stage>.log`.
 """
@@ -78,6 +79,7 @@ class Schedule:
         gpus: number of GPUs; a machine without counts as one.
         running: stage to the number of its GPU.
         done, failed: stages that ended; `failed` also has those whose needs failed.
+        resumed: stages that failed once and went on.
     """
 
     waiting: list[str]
@@ -85,6 +87,7 @@ class Schedule:
     running: dict[str, int] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
+    resumed: set[str] = field(default_factory=set)
 
     def next(self) -> tuple[str, int] | None:
         """A stage that may start now and its GPU; it counts as running from here on."""
@@ -104,13 +107,16 @@ class Schedule:
         """GPUs on which nothing runs."""
         return sorted(set(range(max(1, self.gpus))) - set(self.running.values()))
 
-    def end(self, stage: str, code: int) -> None:
-        """A stage's process ended."""
+    def end(self, stage: str, code: int, resumable: bool = False) -> None:
+        """A stage's process ended; one that is resumable waits again at the first failure."""
         del self.running[stage]
-        if code:
-            self.failed.append(stage)
-        else:
+        if not code:
             self.done.add(stage)
+        elif resumable and stage not in self.resumed:
+            self.resumed.add(stage)
+            self.waiting.insert(0, stage)
+        else:
+            self.failed.append(stage)
 
 
 def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
@@ -128,7 +134,7 @@ def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
             print(f"{stage}: started" + (f" on GPU {gpu}" if gpus else ""), flush=True)
         for stage, (process, begin) in list(processes.items()):
             if (code := process.poll()) is not None:
-                schedule.end(stage, code)
+                schedule.end(stage, code, resumable=Path(f"runs/{stage}/checkpoint").is_dir())
                 del processes[stage]
                 print(f"{stage}: exit {code} after {time.time() - begin:.0f} s", flush=True)
                 if code:

@@ -61,6 +61,14 @@ def test_what_needs_a_failed_stage_is_left_out():
     assert set(begin_all(schedule)) == {"generated_grids"}
 
 
+def test_a_failed_stage_goes_on_once_from_its_checkpoint():
+    schedule = Schedule(["slat_flow", "slat_tuning"], 1)
+    for _ in range(2):
+        assert begin_all(schedule) == {"slat_flow": 0}
+        schedule.end("slat_flow", 1, resumable=True)
+    assert begin_all(schedule) == {} and schedule.failed == ["slat_flow", "slat_tuning"]
+
+
 def test_a_stage_alone_takes_what_ran_before():
     assert begin_all(Schedule(["slat_flow"], 2)) == {"slat_flow": 0}
 
@@ -75,14 +83,18 @@ def test_commands():
 
 def test_processes_run_and_fail(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    script = "import sys; open(sys.argv[1] + '.ran', 'w'); print('bad luck'); sys.exit(sys.argv[1] == 'probe')"
+    script = "import sys; open(f'{sys.argv[1]}.ran', 'a').write('x'); print('bad luck'); exit(sys.argv[1] == 'probe')"
     monkeypatch.setattr(mini, "stage_command", lambda stage, *_: [sys.executable, "-c", script, stage])
     with pytest.raises(SystemExit, match=r"failed: probe; see runs/probe\.log"):
         run_stages(["probe", "structure_vae"], 0, [])
     assert (tmp_path / "runs/probe.log").read_text() == "bad luck\n"
     assert {p.stem for p in tmp_path.glob("*.ran")} == {"probe", "structure_vae"}
+    (tmp_path / "runs/probe/checkpoint").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="failed: probe"):
+        run_stages(["probe"], 0, [])
+    assert (tmp_path / "probe.ran").read_text() == "xxx"  # once before, now twice
     told = capsys.readouterr().out
-    assert "structure_vae: exit 0" in told and told.count("  bad luck") == 1
+    assert "structure_vae: exit 0" in told and told.count("probe: exit 1") == 3 and "  bad luck" in told
 
 
 def test_overrides_may_stand_behind_a_list_of_stages(monkeypatch):
