@@ -233,7 +233,6 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
                 raise
             tqdm.write(f"{out.name}: a batch at step {step} did not fit the GPU and was left out")
             stage.zero_grad()
-            torch.cuda.empty_cache()
             continue
         norm = accelerator.clip_grad_norm_(params.values(), cfg.clip)
         for optimizer in prepared:
