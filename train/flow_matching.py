@@ -30,9 +30,9 @@ class ConditionSource:
 
     With probability `drop` a sample's tokens become zeros (the null condition). With probability 0.5 they
     get noise of a random size up to `noise` and are layer-normalised again, because at inference the tokens
-    often come from the grid transformer and are not exact. Half of the views are view 0, the one that text
-    prompts generate. Pictures are seen in the colours of `maps` (train/recolor.py), and flipped where the asset is
-    mirrored (train/mirror.py).
+    often come from the grid transformer and are not exact. A share `canonical` of the views are view 0, the one that
+    text prompts generate, and the others any. Pictures are seen in the colours of `maps` (train/recolor.py), and
+    flipped where the asset is mirrored (train/mirror.py).
 
     With `generated` (a file of train.generated_grids) a `share` of the samples get the grid that a caption of the
     asset led to instead, as it is.
@@ -40,10 +40,10 @@ class ConditionSource:
 
     def __init__(
         self, encoder: Path | str, drop: float, noise: float, assets: int, device: str | torch.device,
-        generated: str | None = None, share: float = 0.5,
+        canonical: float = 0.5, generated: str | None = None, share: float = 0.5,
     ):  # fmt: skip
         self.encoder = load_model(encoder, device=device).eval().requires_grad_(False)
-        self.drop, self.noise = drop, noise
+        self.drop, self.noise, self.canonical = drop, noise, canonical
         self.generated = None if generated is None else read_grids(generated, assets, device)
         self.share = 0.0 if generated is None else share
 
@@ -63,7 +63,7 @@ class ConditionSource:
         b, device = len(ids), ids.device
         r = torch.rand(b, 5, generator=generator, device=device)
         views = data.views.shape[1]
-        view = torch.where(r[:, 0] < 0.5, 0, (r[:, 1] * views).long())
+        view = torch.where(r[:, 0] < self.canonical, 0, (r[:, 1] * views).long())
         images = recolored(data.images(ids, view), maps)
         if mirrored is not None:
             images = mirrored_images(images, mirrored)

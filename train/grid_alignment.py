@@ -21,12 +21,12 @@ from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 from gap3d_app.models.token_grid import GridState, pack_grid, unpack_grid
 from gap3d_app.render.pictures import token_basis, token_picture
 from train.data.packed import PackedAssets
-from train.data.prompts import PromptBank
+from train.data.prompts import PromptBank, stack_rows
 from train.image_encoder import augment
 from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.samples import save_sheet
 
-KINDS = {"caption": 0.45, "picture": 0.55}
+KINDS = {"caption": 0.4, "picture": 0.6}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
 
 
@@ -66,29 +66,25 @@ class GridAlignmentStage(Stage):
         self, data: PackedAssets, bank: PromptBank, tokens: Tensor, kinds: dict[str, float], batch_size: int,
         generator: torch.Generator,
     ) -> dict:  # fmt: skip
-        prompts, targets = {}, []
+        counts, rows, images, targets = {}, [], [], []
         for kind, share in kinds.items():
-            count = max(1, round(share * batch_size))
+            count = counts[kind] = max(1, round(share * batch_size))
             ids, lengths, source, target = bank.draw(kind, count, generator)
-            pixels = None
+            rows.append(bank.with_queries(ids, lengths))
             if kind != "caption":
-                view = torch.randint(
-                    data.views.shape[1], (count,), generator=generator, device=generator.device
-                )
-                pixels = self.vlm.patches(augment(data.images(source, view), generator)[0])
-            prompts[kind] = (bank.with_queries(ids, lengths), pixels)
+                images.append(source)
             targets.append(tokens[target].float())
-        tokens = torch.cat(targets)
+        sources = torch.cat(images)
+        view = torch.randint(data.views.shape[1], sources.shape, generator=generator, device=generator.device)
+        pixels = self.vlm.patches(augment(data.images(sources, view), generator)[0])
+        ids, tokens = stack_rows(rows, self.vlm.config.pad_token_id), torch.cat(targets)
         draws = self.objective.draw(unpack_grid(tokens, self.side, self.side), generator)
-        return {"prompts": prompts, "tokens": tokens, "draws": draws}
-
-    def _condition(self, prompts: dict) -> Tensor:
-        return torch.cat([self.vlm.encode(ids, pixel_values=px) for ids, px in prompts.values()])
+        return {"counts": counts, "ids": ids, "pixels": pixels, "tokens": tokens, "draws": draws}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """The three-part loss."""
         target = unpack_grid(batch["tokens"], self.side, self.side)
-        cond = self._condition(batch["prompts"])
+        cond = self.vlm.encode(batch["ids"], pixel_values=batch["pixels"])
         losses = self.objective(self.dit, target, cond, batch["draws"])
         return losses["loss"], {k: v.detach() for k, v in losses.items() if k != "loss"}
 
@@ -97,7 +93,7 @@ class GridAlignmentStage(Stage):
         generator = torch.Generator(self.test.device).manual_seed(0)
         count = min(256, 2 * len(self.test))
         batch = self._batch(self.test, self.test_bank, self.test_targets, TESTED, count, generator)
-        cond = self._condition(batch["prompts"]).float()
+        cond = self.vlm.encode(batch["ids"], pixel_values=batch["pixels"]).float()
         noise = torch.randn(batch["tokens"].shape, generator=generator, device=cond.device)
         noise = unpack_grid(noise, self.side, self.side)
         sampler = FlowSampler.with_scale(3.0, steps=20, integer_timesteps=True, batch_guidance=True)
@@ -108,12 +104,12 @@ class GridAlignmentStage(Stage):
         made = pack_grid(*sampler_sample(sampler, velocity, noise, cond))
         cosine = torch.cosine_similarity(made[:, 5:], batch["tokens"][:, 5:], dim=-1).mean(1)
         scores, images, start = {}, [], 0
-        for kind, (ids, _) in batch["prompts"].items():
-            scores[f"test_cosine_{kind}"] = float(cosine[start : start + len(ids)].mean())
-            for target, result in zip(batch["tokens"][start : start + 4], made[start : start + len(ids)], strict=False):
+        for kind, count in batch["counts"].items():
+            scores[f"test_cosine_{kind}"] = float(cosine[start : start + count].mean())
+            for target, result in zip(batch["tokens"][start : start + 4], made[start : start + count], strict=False):
                 basis = token_basis(target[-self.side**2 :])
                 images += [token_picture(grid, basis=basis) for grid in (target, result)]
-            start += len(ids)
+            start += count
         save_sheet(folder, step, images, columns=8)
         return scores
 

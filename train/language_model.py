@@ -12,7 +12,6 @@ known in words only: of the pairs that were built, the model would learn the out
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,30 +22,14 @@ from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.prompt_tokenizer import PromptTokenizer
 from gap3d_app.models.vlm import PromptEncoder
 from train.data.packed import PackedAssets
-from train.data.prompts import PromptBank, tokenizer_texts
+from train.data.prompts import PromptBank, stack_rows, tokenizer_texts
 from train.data.tokenizer import token_settings, train_tokenizer
 from train.image_encoder import ReadOut, augment, cells_of, occupancy_loss, per_patch
-from train.loop import Stage, read_config, run, training_device
+from train.loop import Stage, compile_modules, read_config, run, training_device
 
 KINDS = {"caption": 0.35, "picture": 0.65}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
 SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours and 2x2 normals and depths
-
-
-class Part(NamedTuple):
-    """The samples of one kind of prompt.
-
-    ids, weight, pixels: prompts with descriptions, what each token counts, and the patches of their pictures.
-    asked, asked_pixels: prompts with queries, likewise; cells [B, 512, 64], view [B, 256, 64]: what these should tell.
-    """
-
-    ids: Tensor
-    weight: Tensor
-    pixels: Tensor | None
-    asked: Tensor
-    asked_pixels: Tensor | None
-    cells: Tensor
-    view: Tensor
 
 
 class LanguageModelStage(Stage):
@@ -75,44 +58,64 @@ class LanguageModelStage(Stage):
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
-        """One part per kind of prompt."""
+        """Prompts of every kind, half of them with descriptions, half with queries."""
         return self._batch(self.data, self.bank, KINDS, batch_size, generator)
 
     def _batch(
         self, data: PackedAssets, bank: PromptBank, kinds: dict[str, float], batch_size: int, generator: torch.Generator
     ) -> dict:
-        parts = {}
-        for kind, share in kinds.items():
-            count = max(2, round(share * batch_size))
-            half = count // 2
-            first = bank.draw_told(half, generator) if kind == "picture" else bank.draw(kind, half, generator)
-            ids, lengths, source, answers = first
-            asked_ids, asked_lengths, asked_source, wanted = bank.draw(kind, count - half, generator)
-            pixels = asked_pixels = None
-            if kind != "caption":
-                view = torch.randint(data.views.shape[1], (count,), generator=generator, device=generator.device)
-                images = augment(data.images(torch.cat([source, asked_source]), view), generator)[0]
-                pixels, asked_pixels = self.vlm.patches(images[:half]), self.vlm.patches(images[half:])
-            told = bank.with_answers(ids, lengths, answers)
-            asked = bank.with_queries(asked_ids, asked_lengths)
-            geometry = data.normals[wanted, 0].permute(0, 3, 1, 2).float() / 127
-            view = torch.cat([per_patch(data.images(wanted, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
-            parts[kind] = Part(*told, pixels, asked, asked_pixels, cells_of(data.occupancy(wanted)), view)
-        return parts
+        """All prompts in one batch: a pass of its own for every kind would wait for the processor.
 
-    def forward(self, batch: dict[str, Part]) -> tuple[Tensor, dict[str, Tensor]]:
+        Returns counts (kind -> prompts of each half), ids [2 N, T] (first those with descriptions), weight [N, T]
+        (what a token of those counts), pixels (patches of the pictures in the prompts' order), cells [N, 512, 64] and
+        view [N, 256, 64] (what the queries of the others should tell).
+        """
+        counts, told, asked, images, wanted = {}, [], [], [], []
+        for kind, share in kinds.items():
+            n = counts[kind] = max(1, round(share * batch_size / 2))
+            first = bank.draw_told(n, generator) if kind == "picture" else bank.draw(kind, n, generator)
+            ids, lengths, source, answers = first
+            asked_ids, asked_lengths, asked_source, target = bank.draw(kind, n, generator)
+            told.append(bank.with_answers(ids, lengths, answers))
+            asked.append(bank.with_queries(asked_ids, asked_lengths))
+            wanted.append(target)
+            if kind != "caption":
+                images.append((source, asked_source))
+        sources = torch.cat([part for half in zip(*images, strict=True) for part in half])
+        view = torch.randint(data.views.shape[1], sources.shape, generator=generator, device=generator.device)
+        pixels = self.vlm.patches(augment(data.images(sources, view), generator)[0])
+        rows = [*(ids for ids, _ in told), *asked]
+        ids = stack_rows(rows, self.vlm.config.pad_token_id)
+        weight = stack_rows([weight for _, weight in told], 0.0)
+        wanted = torch.cat(wanted)
+        geometry = data.normals[wanted, 0].permute(0, 3, 1, 2).float() / 127
+        view = torch.cat([per_patch(data.images(wanted, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
+        cells = cells_of(data.occupancy(wanted))
+        return {"counts": counts, "ids": ids, "weight": weight, "pixels": pixels, "cells": cells, "view": view}
+
+    def _states(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Final states [N, T, C] of the prompts with descriptions, and latents [N, n_query, C] of the others."""
+        ids, half = batch["ids"], len(batch["weight"])
+        states = self.vlm.hidden_states(self.vlm.embed(ids, batch["pixels"]))
+        return states[:half], self.vlm.latents(states[half:], ids[half:])
+
+    def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted losses; metrics per kind: description tokens predicted right, IoU of voxels, error of the view."""
-        loss, metrics, total = 0.0, {}, sum(len(part.asked) for part in batch.values())
-        for kind, part in batch.items():
-            logits = self.vlm.lm_logits(part.ids, part.pixels)[:, :-1].float()
-            target, w = part.ids[:, 1:], part.weight[:, 1:]
-            ce = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(w)
-            latents = self.vlm.encode(part.asked, pixel_values=part.asked_pixels)
-            shape, metrics[f"iou_{kind}"] = occupancy_loss(self.occupancy(latents).float(), part.cells)
-            view = F.l1_loss(self.view(latents).float(), part.view)
-            loss = loss + len(part.asked) / total * ((ce * w).sum() / w.sum() + 4 * shape + 4 * view)
-            right = ((logits.detach().argmax(-1) == target) & (w == 1)).sum()
-            metrics[f"right_{kind}"], metrics[f"view_{kind}"] = right / (w == 1).sum(), view.detach()
+        states, latents = self._states(batch)
+        w, counts = batch["weight"][:, 1:], list(batch["counts"].values())
+        target = batch["ids"][: len(w), 1 : w.shape[1] + 1]
+        logits = self.vlm.logits(states[:, : w.shape[1]]).float()
+        ce = w * F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(w)
+        right = (logits.detach().argmax(-1) == target) & (w == 1)
+        cells, views = self.occupancy(latents).float(), self.view(latents).float()
+        loss, metrics = 0.0, {}
+        parts = (x.split(counts) for x in (ce, w, right, cells, batch["cells"], views, batch["view"]))
+        for kind, part in zip(batch["counts"], zip(*parts, strict=True), strict=True):
+            ce, w, right, cell, true_cell, view, true_view = part
+            shape, metrics[f"iou_{kind}"] = occupancy_loss(cell, true_cell)
+            difference = F.l1_loss(view, true_view)
+            loss = loss + len(w) / sum(counts) * (ce.sum() / w.sum() + 4 * shape + 4 * difference)
+            metrics[f"right_{kind}"], metrics[f"view_{kind}"] = right.sum() / (w == 1).sum(), difference.detach()
         return loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
@@ -120,15 +123,21 @@ class LanguageModelStage(Stage):
         generator = torch.Generator(self.test.device).manual_seed(0)
         batch = self._batch(self.test, self.test_bank, TESTED, min(512, 2 * len(self.test)), generator)
         _, metrics = self.forward(batch)
-        lines = []
-        for kind, (ids, weight, pixels, *_) in batch.items():
-            rows = 4 if pixels is None else len(pixels) // len(ids) * 4
-            guess = self.vlm.lm_logits(ids[:4], None if pixels is None else pixels[:rows]).argmax(-1)
-            for row, (right, mask) in enumerate(zip(ids[:4, 1:], weight[:4, 1:] == 1, strict=True)):
-                texts = (self._tokens.decode(t[mask].tolist()) for t in (right, guess[row, :-1]))
+        guess = self.vlm.logits(self._states(batch)[0]).argmax(-1)
+        lines, start = [], 0
+        for kind, count in batch["counts"].items():
+            for row in range(start, start + min(4, count)):
+                mask = batch["weight"][row, 1:] == 1
+                pair = batch["ids"][row, 1 : len(mask) + 1], guess[row, : len(mask)]
+                texts = (self._tokens.decode(ids[mask].tolist()) for ids in pair)
                 lines += [f"{kind}\n  wanted {{}}\n  got    {{}}".format(*texts)]
+            start += count
         (folder / f"{step:07d}.txt").write_text("\n".join(lines) + "\n")
         return {f"test_{k}": float(v) for k, v in metrics.items()}
+
+    def compile_parts(self) -> None:
+        """Layers of both towers, and the heads."""
+        compile_modules((*self.vlm.model.layers, *self.vlm.visual.blocks, self.occupancy, self.view))
 
     def save_models(self, folder: Path) -> None:
         """`prompt_encoder`, its queries included, and the tokenizer beside it."""

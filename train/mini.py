@@ -151,8 +151,8 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--only", nargs="+", choices=STAGES, help="only these stages")
     parser.add_argument("--gpus", type=int, default=torch.cuda.device_count())
-    parser.add_argument("--count", type=int, default=15000, help="procedural assets")
-    parser.add_argument("--edits", type=int, default=15000, help="procedural edit pairs")
+    parser.add_argument("--count", type=int, default=9000, help="procedural assets")
+    parser.add_argument("--edits", type=int, default=18000, help="procedural edit pairs")
     # taken out first: an option with several values would swallow the overrides behind it
     overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
     args, wrong = parser.parse_known_args([a for a in sys.argv[1:] if a not in overrides])

@@ -113,7 +113,7 @@ class _DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)  # a batch is as long as its longest prompt
 def _text_rope(length: int, head_dim: int, theta: float, device: torch.device, dtype: torch.dtype):
     with torch.inference_mode(False):
         power = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim

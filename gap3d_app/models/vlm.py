@@ -201,15 +201,16 @@ class PromptEncoder(nn.Module):
         query_start ``[B]`` is found from the ids when not given.
         """
         states = self.hidden_states(self.embed(input_ids, pixel_values, image_grid_thw))
+        return self.latents(states, input_ids, query_start)
+
+    def latents(self, states: Tensor, input_ids: Tensor, query_start: Tensor | None = None) -> Tensor:
+        """The queries' states ``[B, n_query, hidden]`` among final states ``[B, T, hidden]``; see `encode`."""
         if query_start is None:
             query_start = _first(input_ids == self.config.query_token_id)
         return states.gather(1, self._slots(query_start, states))
 
-    def lm_logits(
-        self, input_ids: Tensor, pixel_values: Tensor | None = None, image_grid_thw: Tensor | None = None
-    ) -> Tensor:
-        """Next-token logits ``[B, T, vocab]`` through the tied embedding, for pre-training."""
-        states = self.hidden_states(self.embed(input_ids, pixel_values, image_grid_thw))
+    def logits(self, states: Tensor) -> Tensor:
+        """Next-token logits ``[..., vocab]`` of final states through the tied embedding, for pre-training."""
         return F.linear(states, self.model.embed_tokens.weight)
 
     def forward(

@@ -188,7 +188,7 @@ def test_language_model_logits_learn(encoder: PromptEncoder) -> None:
     optimizer = torch.optim.Adam(encoder.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
-        logits = encoder.lm_logits(ids[:, :-1])
+        logits = encoder.logits(encoder.hidden_states(encoder.embed(ids[:, :-1])))
         assert logits.shape == (1, ids.shape[1] - 1, encoder.config.text_config.vocab_size)
         loss = torch.nn.functional.cross_entropy(logits[0], ids[0, 1:])
         optimizer.zero_grad()

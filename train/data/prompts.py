@@ -17,7 +17,7 @@ from train.data.packed import PackedAssets
 UNCHANGED = ("the same", "exactly this", "keep everything", "no changes", "just like the picture", "this one")
 
 
-EDITS = 0.7
+EDITS = 0.8
 """Share of the edits among prompts with pictures."""
 
 
@@ -39,6 +39,12 @@ def pad_rows(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     ids = torch.full((len(rows), int(lengths.max())), pad, dtype=torch.int32)
     ids[torch.arange(ids.shape[1]) < lengths[:, None]] = torch.tensor(list(chain(*rows)), dtype=torch.int32)
     return ids, lengths
+
+
+def stack_rows(parts: list[Tensor], value: float) -> Tensor:
+    """Tensors [n, T] of several widths, one below the other, filled up on the right: [sum of n, largest T]."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=value) for part in parts])
 
 
 class PromptBank:
