@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import ref
+
 import torch
 from torch import Tensor, nn
 
@@ -99,9 +101,10 @@ class _SumOfProducts(torch.autograd.Function):
 
 
 def _pooled_from(sites: Sites, factor: int) -> tuple[Sites, Tensor]:
-    if ("pooled from", factor) not in sites.cache:
-        raise ValueError("these voxels were not pooled, so there is nothing to return to")
-    return sites.cache["pooled from", factor]
+    fine, parent = sites.cache.get(("pooled from", factor), (None, None))
+    if fine is None or fine() is None:
+        raise ValueError("these voxels were not pooled, or from voxels that are gone: there is nothing to return to")
+    return fine(), parent
 
 
 def pooled_sites(sites: Sites, factor: int = 2) -> tuple[Sites, Tensor]:
@@ -118,7 +121,9 @@ def _pool(sites: Sites, factor: int) -> tuple[Sites, Tensor]:
     rest, y = rest // size_y, rest % size_y
     batch, x = rest // size_x, rest % size_x
     coarse = Sites(torch.stack([batch, x, y, z], dim=1), batch_size=sites.batch_size)
-    coarse.cache["pooled from", factor] = (sites, parent)
+    # Fine sites own their coarse ones. Were it mutual, the maps of both would stay in memory, after every asset and
+    # every training step, until Python happens to look for cycles.
+    coarse.cache["pooled from", factor] = (ref(sites), parent)
     return coarse, parent
 
 

@@ -123,19 +123,24 @@ def test_the_sampler_takes_prepared_conditions(solver: str) -> None:
 def test_convolution_of_unpooled_features() -> None:
     torch.manual_seed(0)
     coords = voxels([120, 30])
-    coarse = SparseDownsample()(SparseTensor(torch.randn(len(coords), 5).double(), coords))
+    fine = SparseTensor(torch.randn(len(coords), 5).double(), coords)
+    coarse = SparseDownsample()(fine)
     layer = SparseConv3d(5, 4).double()
     plain, folded = layer(SparseUpsample()(coarse)), unpooled_conv(coarse, layer)
     assert torch.equal(folded.coords, coords)
     assert torch.allclose(folded.feats, plain.feats, atol=1e-12)
     with pytest.raises(ValueError, match="not pooled"):
         unpooled_conv(SparseTensor(coarse.feats, coarse.coords), layer)
+    del fine, plain, folded
+    with pytest.raises(ValueError, match="that are gone"):
+        unpooled_conv(coarse, layer)
 
 
 def test_gradients_of_an_unpooled_convolution() -> None:
     torch.manual_seed(0)
     coords = voxels([120, 30])
-    coarse = SparseDownsample()(SparseTensor(torch.randn(len(coords), 5).double(), coords))
+    fine = SparseTensor(torch.randn(len(coords), 5).double(), coords)
+    coarse = SparseDownsample()(fine)
     layer = SparseConv3d(5, 4).double()
     weights = torch.randn(len(coords), 4).double()
     found = []

@@ -1,6 +1,8 @@
 """Sparse operators: neighbour maps, convolution, resampling, attention sets, dense twins and gradients."""
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from gap3d_app.sparse.resample import (
     SparseDownsample,
     SparseSubdivide,
     SparseUpsample,
+    pooled_sites,
     subdivide_conv,
     subdivided_sites,
 )
@@ -116,6 +119,19 @@ def test_two_pooling_levels_return_to_their_own_voxels() -> None:
     coarse = SparseDownsample()(middle)
     back = SparseUpsample()(SparseUpsample()(coarse))
     assert torch.equal(back.coords, x.coords)
+
+
+def test_maps_of_pooled_voxels_go_with_the_voxels() -> None:
+    """At once, and not when Python next looks for cycles: they are hundreds of megabytes an asset."""
+    x = SparseTensor(torch.randn(120, 3), random_coords([70, 50], 9))
+    SparseUpsample()(SparseDownsample()(x))
+    kept = [weakref.ref(neighbour_map(sites)) for sites in (x.sites, pooled_sites(x.sites)[0])]
+    gc.disable()
+    try:
+        del x
+        assert not any(map_() is not None for map_ in kept)
+    finally:
+        gc.enable()
 
 
 def test_kernel_of_one_reads_its_memory_as_in_by_out() -> None:
