@@ -49,8 +49,8 @@ STAGES = {
 }
 """In the order in which they start when several could."""
 
-LAST_LINES = 12
-"""Of the log of a stage that failed, shown at once."""
+LAST_LINES = 60
+"""Of the log of a stage that failed, shown at once; the last twenty are what the launcher adds."""
 
 STEPS = ("assets", "stages", "export")
 
