@@ -17,6 +17,9 @@ from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, FIXED_LENGTHS, AttentionSize, fastest_kernel
 
+ROUNDED = {"emulate_precision_casts": True}
+"""Of inductor: numbers are rounded between fused operations as they are between single ones."""
+
 MOST_FORMS = 64
 """Of a compiled function: the flows of all weights that a page offers share it."""
 
@@ -71,7 +74,7 @@ def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> C
 
     # By default torch compiles a function eight times at most.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
-    fast = torch.compile(advance, fullgraph=True, dynamic=False)
+    fast = torch.compile(advance, fullgraph=True, dynamic=False, options=dict(ROUNDED))
     if any_length is None:
         return fast
 
