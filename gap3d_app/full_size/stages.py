@@ -40,9 +40,9 @@ SAMPLERS = {
     "slat": FlowSampler(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0),
 }
 FAST_SAMPLERS = {
-    "grid": grid_sampler(12, 3.0, solver="ab2", rescale_t=2.0, cfg_interval=(0.5, 1.0)),
-    "structure": FlowSampler(steps=10, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=1.5, solver="ab2"),
-    "slat": FlowSampler(steps=8, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=1.5, solver="ab2"),
+    "grid": grid_sampler(10, 3.0, solver="ab2", rescale_t=2.0, cfg_interval=(0.5, 1.0)),
+    "structure": FlowSampler(steps=8, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=1.5, solver="ab2"),
+    "slat": FlowSampler(steps=6, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=1.5, solver="ab2"),
 }
 """The second-order solver, with the times that suited the embedded weights best (docs/performance.md)."""
 
