@@ -8,12 +8,16 @@ that no cube touches is judged by the cubes alone, whose shell has no such holes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import pad
+
+from gap3d_app.kernels import triton_runs
 
 
 def outside_of(solid: np.ndarray) -> np.ndarray:
@@ -74,15 +78,31 @@ def sealed_off(touched: Tensor, first: Sequence[int]) -> Tensor:
     seen = touched[tuple(slice(start, None, 2) for start in first)]
     sealed = fill_enclosed(seen) & ~seen
     for axis, start in enumerate(first):  # a vertex between two seen ones takes after both
-        twice = torch.arange(touched.shape[axis], device=touched.device) - start
-        below, above = ((twice + n).div(2, rounding_mode="floor") for n in (0, 1))
-        last = sealed.shape[axis] - 1
-        sealed = sealed.index_select(axis, below.clamp(0, last)) | sealed.index_select(axis, above.clamp(0, last))
+        size = touched.shape[axis]
+        finer = sealed.new_empty(*sealed.shape[:axis], size, *sealed.shape[axis + 1 :])
+        few, all_of = sealed.movedim(axis, 0), finer.movedim(axis, 0)
+        all_of[start::2] = few
+        all_of[start + 1 : size - 1 : 2] = few[:-1] | few[1:]
+        for last, place in ((0, 0), (-1, size - 1)):  # beside the border perhaps only one is seen
+            if (place - start) % 2:
+                all_of[place] = few[last]
+        sealed = finer
     return sealed & ~touched
+
+
+@lru_cache(maxsize=1)
+def _triton_flood() -> ModuleType | None:
+    """The kernel, where it runs."""
+    if not triton_runs():
+        return None
+    from gap3d_app.geometry import triton_flood
+
+    return triton_flood
 
 
 def fill_enclosed(solid: Tensor) -> Tensor:
     """`solid` with every enclosed cavity filled; [X, Y, Z] bool on any device."""
     if solid.device.type == "cpu":
         return ~torch.from_numpy(outside_of(solid.numpy()))
-    return ~outside_by_runs(solid)
+    kernel = _triton_flood()
+    return ~(kernel.outside if kernel and kernel.applies(solid) else outside_by_runs)(solid)

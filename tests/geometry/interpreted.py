@@ -6,9 +6,11 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
 
-from gap3d_app.geometry import lattice, triton_cubes  # noqa: E402
+from gap3d_app.geometry import lattice, triton_cubes, triton_flood  # noqa: E402
 from gap3d_app.geometry.flexicubes import average_corners, extract  # noqa: E402
+from gap3d_app.geometry.solid import outside_by_runs  # noqa: E402
 from tests.geometry.random_cubes import random_cubes  # noqa: E402
+from tests.geometry.test_solid import hollow_box, maze, noise  # noqa: E402
 
 
 def both(work) -> list[list[torch.Tensor]]:
@@ -50,4 +52,6 @@ if __name__ == "__main__":
     check_surface(cubes[0], wide, resolution, solid=False)
     assert not triton_cubes.applies(wide.double(), 100) and not triton_cubes.applies(wide, 1 << 28)
     assert not triton_cubes.applies(wide.clone().requires_grad_(), 100)
+    for solid in (maze(), hollow_box(), noise(0.35), noise(0.6), noise(0.0), torch.ones(2, 3, 4, dtype=torch.bool)):
+        assert triton_flood.applies(solid) and torch.equal(triton_flood.outside(solid), outside_by_runs(solid))
     print("equal")

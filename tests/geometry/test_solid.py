@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from gap3d_app.geometry import solid as solid_module
 from gap3d_app.geometry.solid import fill_enclosed, outside_by_runs, outside_of, sealed_off
 
 
@@ -69,7 +70,13 @@ def test_the_room_behind_a_wall_of_blocks_is_sealed_off(first: tuple[int, int, i
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_equals_cpu() -> None:
-    solid = noise(0.6)
-    assert torch.equal(fill_enclosed(solid.cuda()).cpu(), fill_enclosed(solid))
+@pytest.mark.parametrize("kernel", [True, False])
+def test_cuda_equals_cpu(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel, and without it."""
+    if not kernel:
+        monkeypatch.setattr(solid_module, "_triton_flood", lambda: None)
+    elif solid_module._triton_flood() is None:
+        pytest.skip("triton does not run here")
+    for solid in (maze(), hollow_box(), noise(0.35), noise(0.6), noise(0.0)):
+        assert torch.equal(fill_enclosed(solid.cuda()).cpu(), fill_enclosed(solid))
     assert torch.equal(sealed_off(blocks(False).cuda(), (0, 1, 1)).cpu(), sealed_off(blocks(False), (0, 1, 1)))
