@@ -255,6 +255,9 @@ def decode_stage(networks: Networks, runs: list[Run]) -> Steps:
             if _check_finite(run, part.feats, _NAMES[kind]):
                 setattr(run, kind, made)
         yield step, count
+    for run in runs:  # maps of a million voxels, which nothing needs from here on
+        run.slat.tensor.sites.forget()
+        run.surface.sites.forget()
 
 
 @torch.no_grad()

@@ -52,6 +52,10 @@ class Sites:
             self.cache[key] = make()
         return self.cache[key]
 
+    def forget(self) -> None:
+        """Drop all that has been derived; it is made again when it is needed."""
+        self.cache.clear()
+
     @property
     def extent(self) -> tuple[int, int, int]:
         """Largest coordinate plus one, per axis."""

@@ -118,6 +118,11 @@ def test_formats_decide_what_is_decoded(tiny_pipeline, tmp_path):
     assert "formats" not in asset.recipe["settings"]
 
 
+def test_an_asset_keeps_no_maps_of_its_voxels(tiny_pipeline):
+    """Those of a mesh decoder are larger than the asset."""
+    assert not tiny_pipeline("a chair", **FAST).slat.tensor.sites.cache
+
+
 def test_recipe(tiny_pipeline, tiny_weights, picture, tmp_path):
     asset = tiny_pipeline(" a\tchair ", picture, **FAST)
     recipe = json.loads(asset.save(tmp_path / "a.json").read_text())
