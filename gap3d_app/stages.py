@@ -184,6 +184,8 @@ def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
     _check_fit(runs[0], flow, "structure_flow")
     sampler, (cond, null) = _flow_sampler(networks, "structure", runs[0]), _followed(runs)
     shape = (1, flow.config.in_channels, *[flow.config.resolution] * 3)
+    # 0 as published; below it for a small flow, which is unsure of single voxels and would leave pits.
+    threshold = networks.args.get("occupancy_threshold", 0.0)
     for attempt in range(STRUCTURE_TRIES):
         rows = [i for i, run in enumerate(runs) if run.occupancy is None and run.failure is None]
         if not rows:
@@ -197,7 +199,7 @@ def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
             if event.step < sampler.steps:
                 yield event.step, sampler.steps
         for i, logits in zip(rows, decoder(event.state), strict=True):
-            coords = torch.argwhere(logits[0] > 0).int()
+            coords = torch.argwhere(logits[0] > threshold).int()
             if _check_finite(runs[i], logits, "structure") and len(coords):
                 runs[i].occupancy = Occupancy(F.pad(coords, (1, 0)), logits.shape[-1])
     for run in runs:

@@ -95,6 +95,20 @@ def test_the_weights_choose_every_samplers_solver_and_interval(tiny_weights, tin
     assert list(seen[which].cfg_interval) == [0.7, 1.0]
 
 
+def test_the_weights_choose_from_where_on_a_voxel_is_occupied(tiny_pipeline, monkeypatch):
+    found, threshold = [], 0.0
+    decoder = tiny_pipeline.part("structure_decoder")
+    hook = decoder.register_forward_hook(lambda _, args, logits: found.append(logits[0, 0]))
+    for _ in range(2):
+        events = tiny_pipeline.stages("a chair", settings=tiny_pipeline.settings(**FAST))
+        coords = next(event.preview for event in events if event.stage == "structure" and event.done).coords
+        events.close()
+        assert torch.equal(coords[:, 1:], torch.argwhere(found[-1] > threshold).int())
+        threshold = float(found[-1].quantile(0.9))
+        monkeypatch.setitem(tiny_pipeline.args, "occupancy_threshold", threshold)
+    hook.remove()
+
+
 def test_blend_ends_and_middle(tiny_pipeline, picture):
     alone = tiny_pipeline("", picture, **FAST).grid.tokens
     words, middle, image = (tiny_pipeline("blue", picture, blend=b, **FAST).grid.tokens for b in (0.0, 0.5, 1.0))
