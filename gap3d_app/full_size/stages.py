@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler
 from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.transformer import FeedForward
+from gap3d_app.sources.assemble import PRESET_SAMPLERS, PRESETS
 from gap3d_app.sparse.resample import pooled_sites, subdivided_sites
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
@@ -39,12 +40,15 @@ SAMPLERS = {
     "structure": FlowSampler(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0),
     "slat": FlowSampler(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0),
 }
+_STEPS, _ALTERED = PRESETS["fast"], PRESET_SAMPLERS["fast"]
 FAST_SAMPLERS = {
-    "grid": grid_sampler(10, 3.0, solver="ab2", rescale_t=2.0, cfg_interval=(0.5, 1.0)),
-    "structure": FlowSampler(steps=8, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=1.5, solver="ab2"),
-    "slat": FlowSampler(steps=6, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=1.5, solver="ab2"),
+    "grid": grid_sampler(_STEPS["grid_steps"], 3.0, **_ALTERED["grid_sampler"]),
+    **{
+        name: replace(SAMPLERS[name], steps=_STEPS[f"{name}_steps"], **_ALTERED[f"{name}_sampler"])
+        for name in ("structure", "slat")
+    },
 }
-"""The second-order solver, with the times that suited the embedded weights best (docs/performance.md)."""
+"""Those of the preset `fast` of the public checkpoints."""
 
 
 @dataclass
