@@ -2,7 +2,8 @@
 
 `resident` keeps every network on the device. `low-vram` keeps them in the host's memory and brings a stage's own to
 the device for that stage only; a network that alone would fill a small card (the language model) comes block by
-block. Results are the same, a run takes longer by the copies.
+block. Results are the same, a run takes longer by the copies. In both modes tables of tokens stay with the host: rows
+of them are what a stage needs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from gap3d_app.errors import InputError, OutOfMemory
 from gap3d_app.modes import LARGEST_WHOLE, LOW_VRAM, MODES, RESIDENT, WORKING_SET
+from gap3d_app.nn.embeddings import TokenEmbedding
 
 
 class Residency:
@@ -39,6 +41,13 @@ class Residency:
     def home(self) -> torch.device:
         """Where networks are loaded to, and where they are between the stages that use them."""
         return self.device if self.mode == RESIDENT else torch.device("cpu")
+
+    def settle(self, network: nn.Module) -> nn.Module:
+        """A network that was loaded to its home, with its tables of tokens in the host's memory."""
+        for module in network.modules():
+            if isinstance(module, TokenEmbedding):
+                module.to("cpu")
+        return network
 
     def bring(self, name: str, network: nn.Module) -> None:
         """Make a network ready for the stage at work."""
@@ -81,7 +90,8 @@ class _Visit:
 
     def __init__(self, residency: Residency, network: nn.Module, without: set[int] = frozenset()) -> None:
         self.residency = residency
-        self.slots = [slot for slot in _slots(network) if id(slot[2]) not in without]
+        stay = {id(m.weight) for m in network.modules() if isinstance(m, TokenEmbedding)} | without
+        self.slots = [slot for slot in _slots(network) if id(slot[2]) not in stay]
         copies: dict[int, Tensor] = {}  # tied weights are one tensor in two places
         for store, key, tensor in self.slots:
             if id(tensor) not in copies:

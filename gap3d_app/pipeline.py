@@ -376,7 +376,7 @@ class Gap3DPipeline:
 
                 path = self.folder / self.args.get("tokenizer", "tokenizer.json")
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
-            self._parts[name] = model.requires_grad_(False)
+            self._parts[name] = self.memory.settle(model.requires_grad_(False))
         return self._parts[name]
 
 

@@ -1,4 +1,4 @@
-"""Sinusoidal embeddings of voxel positions and flow times (trellis.md sections 2.3 and 2.4)."""
+"""Embeddings: of voxel positions and flow times by sinusoids (trellis.md sections 2.3 and 2.4), of tokens by a table."""
 
 from __future__ import annotations
 
@@ -58,3 +58,14 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         return self.mlp(timestep_embedding(t, self.frequency_embedding_size))
+
+
+class TokenEmbedding(nn.Embedding):
+    """Ids of any shape [...] -> their rows [..., channels], on the device of the ids.
+
+    The table may stay in the host's memory (see `gap3d_app.memory`): 0.6 GB at full size, of which a prompt reads some
+    hundred rows.
+    """
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids.to(self.weight.device)).to(ids.device)

@@ -9,6 +9,7 @@ from gap3d_app import memory, stages
 from gap3d_app.errors import GenerationError, InputError, OutOfMemory
 from gap3d_app.memory import Residency
 from gap3d_app.modes import LOW_VRAM, RESIDENT
+from gap3d_app.nn.embeddings import TokenEmbedding
 from gap3d_app.pipeline import Gap3DPipeline
 from gap3d_app.prompt import Prompt
 
@@ -54,6 +55,35 @@ def test_a_network_comes_and_goes_home_unchanged():
     residency.send_home()
     assert {key: value.data_ptr() for key, value in tower.state_dict().items()} == before
     assert residency.used == 0 and residency.present == [] and tower.first.weight is tower.last.weight
+
+
+class Words(nn.Module):
+    """A table of tokens and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer = TokenEmbedding(6, 4), nn.Linear(4, 4)
+
+
+def test_a_table_of_tokens_stays_with_the_host():
+    words = Words()
+    table, residency = words.embed.weight, Residency(META, LOW_VRAM)
+    residency.bring("words", words)
+    assert words.embed.weight is table and devices(words.layer) == {"meta"}
+    assert residency.peak == memory.byte_size(words.layer)
+    residency.send_home()
+    assert devices(words) == {"cpu"} and words.embed.weight is table
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_resident_table_of_tokens_gives_the_same_rows():
+    residency, words = Residency(torch.device("cuda")), Words().cuda()
+    ids = torch.tensor([[1, 5], [0, 1]], device="cuda")
+    expected = words.embed(ids)
+    assert residency.settle(words) is words and devices(words.embed) == {"cpu"} and devices(words.layer) == {"cuda:0"}
+    rows = words.embed(ids)
+    assert rows.is_cuda and torch.equal(rows, expected)
 
 
 def test_a_large_network_comes_block_by_block():
