@@ -30,6 +30,9 @@ GAUSSIAN_DEFAULTS = {
 }
 """Values of the released Gaussian decoder; `representation_config` overrides them."""
 
+ROWS_AT_ONCE = 1 << 18
+"""Of the surface's channels, in the last product of the mesh decoder."""
+
 RADIANCE_DEFAULTS = {"rank": 16, "dim": 8}
 """Values of the released radiance-field decoder; `representation_config` overrides them."""
 
@@ -157,10 +160,12 @@ class SparseSubdivideBlock3d(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """[T, C] -> [8T, C_out] at twice the resolution."""
         h = subdivide_conv(norm_silu(self.act_layers, x), self.out_layers[0])
-        h = self.out_layers[3](norm_silu(self.out_layers[1:3], h))
+        h = norm_silu(self.out_layers[1:3], h)  # what it was made of goes before the next layer takes memory
+        h = self.out_layers[3](h)
         # The skip acts on single voxels, so it may run before its result is copied to the children.
-        skip = self.skip_connection(x).feats
-        feats = h.feats.view(len(x), 8, -1) + skip[:, None]
+        skip = self.skip_connection(x).feats[:, None]
+        feats = h.feats.view(len(x), 8, -1)
+        feats = feats + skip if torch.is_grad_enabled() else feats.add_(skip)
         return SparseTensor(feats.flatten(0, 1), sites=subdivided_sites(x.sites))
 
 
@@ -200,4 +205,14 @@ class SLatMeshDecoder(SparseTransformerBase):
                     sites = prepare_subdivision(sites, block.out_layers[0], block.out_layers[3])
         for block in self.upsample:
             h = block(h)
-        return h.replace(self.out_layer(h.feats.to(x.dtype)))
+        return h.replace(self._surface(h.feats, x.dtype))
+
+    def _surface(self, feats: Tensor, dtype: torch.dtype) -> Tensor:
+        """The last layer; without gradients in parts, so that the features are never there a second time in `dtype`."""
+        if torch.is_grad_enabled():
+            return self.out_layer(feats.to(dtype))
+        surface = feats.new_empty(len(feats), self.out_channels, dtype=dtype)
+        weight, bias = self.out_layer.weight.t(), self.out_layer.bias
+        for rows, part in zip(feats.split(ROWS_AT_ONCE), surface.split(ROWS_AT_ONCE), strict=True):
+            torch.addmm(bias, rows.to(dtype), weight, out=part)
+        return surface

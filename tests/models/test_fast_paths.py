@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gap3d_app.flow.sampler import FlowSampler
-from gap3d_app.models import slat_vae
+from gap3d_app.models import decoders, slat_vae
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from gap3d_app.nn import attention
@@ -187,3 +187,22 @@ def test_layer_norm_of_half_precision() -> None:
     norm = LayerNorm32(96).cuda()
     assert norm(x).dtype == torch.float16
     torch.testing.assert_close(norm(x), norm(x.float()).half(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_mesh_decoder_without_gradients_equals_the_one_with(monkeypatch):
+    """In place, and the last layer in parts, whose last one is shorter."""
+    monkeypatch.setattr(decoders, "ROWS_AT_ONCE", 1000)
+    torch.manual_seed(0)
+    decoder = awake(
+        decoders.SLatMeshDecoder.from_args(
+            resolution=8, model_channels=64, latent_channels=8, num_blocks=2, num_heads=2, window_size=4,
+            representation_config={"use_color": True}, upsample_channels=[32, 32],
+        )
+    )  # fmt: skip
+    coords = torch.nonzero(torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(3)) < 0.2).int()
+    x = SparseTensor(torch.randn(len(coords), 8, generator=torch.Generator().manual_seed(1)), coords)
+    expected = decoder(x).feats
+    assert len(expected) == 64 * len(coords) and len(expected) % 1000
+    with torch.no_grad():
+        found = decoder(SparseTensor(x.feats, coords)).feats
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4)
