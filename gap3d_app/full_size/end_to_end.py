@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gap3d_app.full_size.networks import CONFIGS, FILES, randomize, shell
 from gap3d_app.geometry.cube_tables import CORNERS
-from gap3d_app.memory import Residency, byte_size
+from gap3d_app.memory import Residency
 from gap3d_app.models.checkpoint import build_model, read_config
 from gap3d_app.models.prompt_tokenizer import collate
 from gap3d_app.modes import LOW_VRAM, RESIDENT
@@ -73,7 +73,7 @@ class EndToEnd:
         first_seconds: of the first run in this way, with compilation and recording.
         stages: seconds by stage of the quickest run, "files" for texture and writing.
         allocated_gib, reserved_gib: most memory of the timed runs in tensors, and held from the device.
-        networks_gib: of the networks that were loaded.
+        networks_gib: of the weights that are on the device.
         faces: of the mesh before it was simplified.
         error: why it did not run.
     """
@@ -261,10 +261,15 @@ def _measure(pipeline: Gap3DPipeline, row: EndToEnd, runs: int) -> None:
             return
     row.seconds, row.memory = round(best, 3), pipeline.memory.mode
     row.stages = {stage: round(seconds, 4) for stage, seconds in row.stages.items()}
-    row.networks_gib = _gib(sum(byte_size(network) for network in pipeline._parts.values()))
+    row.networks_gib = _gib(sum(_weights_on(device, network) for network in pipeline._parts.values()))
     if device.type == "cuda":
         row.allocated_gib = _gib(torch.cuda.max_memory_allocated(device))
         row.reserved_gib = _gib(torch.cuda.max_memory_reserved(device))
+
+
+def _weights_on(device: torch.device, network: nn.Module) -> int:
+    """Bytes of a network's weights on the device; what joins some of them for a product shares their memory."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values() if tensor.device.type == device.type)
 
 
 def _run(pipeline: Gap3DPipeline, preset: str, folder: Path) -> tuple[float, Any, float]:
