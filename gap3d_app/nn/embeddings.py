@@ -1,4 +1,4 @@
-"""Embeddings: of voxel positions and flow times by sinusoids (trellis.md sections 2.3 and 2.4), of tokens by a table."""
+"""Embeddings of voxel positions and flow times (sinusoids, trellis.md 2.3 and 2.4) and of tokens (a table)."""
 
 from __future__ import annotations
 

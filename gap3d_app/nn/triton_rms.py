@@ -1,8 +1,9 @@
 """RMS norms of the GridDiT with what stands around them as one Triton kernel; inference only.
 
-A compiler reads rows of 1,792 channels twice for every norm. Here a program takes a row and holds it: the gated sum
-with a normed sub-layer, the scaled norm that the next sub-layer reads, or both. What it must equal are the functions
-of `gap3d_app.nn.grid_norms`.
+A compiler reads rows of 1,792 channels twice for every norm. Here a program takes some rows of a sample and holds them:
+the gated sum with a normed sub-layer, the scaled norm that the next sub-layer reads, or both. Gains, gates and scales,
+which those rows share, are read and put together once. What it must equal are the functions of
+`gap3d_app.nn.grid_norms`.
 """
 
 from __future__ import annotations
@@ -15,31 +16,38 @@ from torch import Tensor, nn
 WIDEST = 8192
 """Channels of a row, at most."""
 
+ROWS = 4
+"""Rows of a program."""
+
 
 @triton.jit
 def _kernel(
     x_ptr, y_ptr, gate_ptr, gain_ptr, sum_ptr, scale_ptr, next_gain_ptr, out_ptr,
     tokens, channels, gate_stride, scale_stride, eps, next_eps,
-    GATED: tl.constexpr, NORMED: tl.constexpr, WIDTH: tl.constexpr,
+    GATED: tl.constexpr, NORMED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    sample = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, WIDTH)
-    there = channel < channels
-    place = row * channels + channel
+    some = channel < channels
+    there = (token < tokens)[:, None] & some[None, :]
+    place = (sample * tokens + token)[:, None] * channels + channel[None, :]
     x = tl.load(x_ptr + place, mask=there, other=0.0).to(tl.float32)
     if GATED:
         y = tl.load(y_ptr + place, mask=there, other=0.0).to(tl.float32)
-        gain = tl.load(gain_ptr + channel, mask=there, other=0.0).to(tl.float32)
-        gate = tl.load(gate_ptr + row // tokens * gate_stride + channel, mask=there, other=0.0).to(tl.float32)
-        normed = y * (gain / tl.sqrt(tl.sum(y * y, axis=0) / channels + eps))
-        total = (x + (2.0 * tl.sigmoid(2.0 * gate) - 1.0) * normed).to(sum_ptr.dtype.element_ty)
+        gain = tl.load(gain_ptr + channel, mask=some, other=0.0).to(tl.float32)
+        gate = tl.load(gate_ptr + sample * gate_stride + channel, mask=some, other=0.0).to(tl.float32)
+        gain = (2.0 * tl.sigmoid(2.0 * gate) - 1.0) * gain
+        size = tl.rsqrt(tl.sum(y * y, axis=1) / channels + eps)
+        total = (x + y * size[:, None] * gain[None, :]).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + place, total, mask=there)
         x = total.to(tl.float32)
     if NORMED:
-        gain = tl.load(next_gain_ptr + channel, mask=there, other=0.0).to(tl.float32)
-        scale = tl.load(scale_ptr + row // tokens * scale_stride + channel, mask=there, other=0.0).to(tl.float32)
-        normed = x * (gain / tl.sqrt(tl.sum(x * x, axis=0) / channels + next_eps)) * (1.0 + scale)
-        tl.store(out_ptr + place, normed.to(out_ptr.dtype.element_ty), mask=there)
+        gain = tl.load(next_gain_ptr + channel, mask=some, other=0.0).to(tl.float32)
+        scale = tl.load(scale_ptr + sample * scale_stride + channel, mask=some, other=0.0).to(tl.float32)
+        gain = gain * (1.0 + scale)
+        size = tl.rsqrt(tl.sum(x * x, axis=1) / channels + next_eps)
+        tl.store(out_ptr + place, (x * size[:, None] * gain[None, :]).to(out_ptr.dtype.element_ty), mask=there)
 
 
 def _launch(
@@ -52,10 +60,10 @@ def _launch(
     following, scale = normed or (None, x)
     total = torch.empty_like(x) if gated else x
     out = torch.empty_like(x) if normed else x
-    _kernel[(batch * tokens,)](
+    _kernel[(triton.cdiv(tokens, ROWS), batch)](
         x, y.contiguous(), gate, norm.weight if gated else x, total, scale, following.weight if normed else x, out,
         tokens, channels, _step(gate), _step(scale), norm.eps if gated else 0.0, following.eps if normed else 0.0,
-        GATED=gated is not None, NORMED=normed is not None, WIDTH=1 << (channels - 1).bit_length(), num_warps=8,
+        GATED=gated is not None, NORMED=normed is not None, ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=8,
     )  # fmt: skip
     return total, out
 

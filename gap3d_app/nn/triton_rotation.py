@@ -1,7 +1,8 @@
 """Layer norm and rotation of queries or keys as one Triton kernel; inference only.
 
 Compilers make the norm of such wide rows a kernel of its own and read its result twice for the rotation. Here a program
-takes a row and holds it. What it must equal is `rotate(norm(x), rope)`.
+takes some rows and holds them; the two of a pair of channels change places in registers. What it must equal is
+`rotate(norm(x), rope)`.
 """
 
 from __future__ import annotations
@@ -14,30 +15,35 @@ from torch import Tensor, nn
 WIDEST = 8192
 """Channels of a row, at most."""
 
+ROWS = 4
+"""Rows of a program."""
+
 
 @triton.jit
 def _kernel(
     x_ptr, weight_ptr, bias_ptr, cos_ptr, sin_ptr, out_ptr, stride, tokens, channels, eps,
-    HEAD: tl.constexpr, WIDTH: tl.constexpr,
+    HEAD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    sample = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, WIDTH)
-    there = channel < channels
-    twin = channel ^ 1  # the other one of its pair
-    x = tl.load(x_ptr + row * stride + channel, mask=there, other=0.0).to(tl.float32)
-    mean = tl.sum(x, axis=0) / channels
-    apart = tl.where(there, x - mean, 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=0) / channels + eps)
-    weight = tl.load(weight_ptr + channel, mask=there, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + channel, mask=there, other=0.0).to(tl.float32)
-    own = apart * scale * weight + bias
-    x = tl.load(x_ptr + row * stride + twin, mask=there, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + twin, mask=there, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + twin, mask=there, other=0.0).to(tl.float32)
-    other = (x - mean) * scale * weight + bias
-    place = (row % tokens) * HEAD + channel % HEAD
-    turned = own * tl.load(cos_ptr + place) + other * tl.load(sin_ptr + place)
-    tl.store(out_ptr + row * channels + channel, turned.to(out_ptr.dtype.element_ty), mask=there)
+    some = channel < channels
+    there = (token < tokens)[:, None] & some[None, :]
+    row = (sample * tokens + token)[:, None]
+    x = tl.load(x_ptr + row * stride + channel[None, :], mask=there, other=0.0).to(tl.float32)
+    mean = tl.sum(x, axis=1) / channels
+    x = tl.where(some[None, :], x - mean[:, None], 0.0)
+    size = tl.rsqrt(tl.sum(x * x, axis=1) / channels + eps)
+    weight = tl.load(weight_ptr + channel, mask=some, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + channel, mask=some, other=0.0).to(tl.float32)
+    own = x * size[:, None] * weight[None, :] + bias[None, :]
+    first, second = tl.split(tl.reshape(own, (ROWS, WIDTH // 2, 2)))
+    twin = tl.reshape(tl.join(second, first), (ROWS, WIDTH))
+    angle = token[:, None] * HEAD + (channel % HEAD)[None, :]
+    cos = tl.load(cos_ptr + angle, mask=there, other=0.0)
+    sin = tl.load(sin_ptr + angle, mask=there, other=0.0)
+    turned = own * cos + twin * sin
+    tl.store(out_ptr + row * channels + channel[None, :], turned.to(out_ptr.dtype.element_ty), mask=there)
 
 
 def norm_rotate(x: Tensor, norm: nn.LayerNorm, cos: Tensor, sin: Tensor) -> Tensor:
@@ -53,9 +59,9 @@ def norm_rotate(x: Tensor, norm: nn.LayerNorm, cos: Tensor, sin: Tensor) -> Tens
     """
     batch, tokens, channels = x.shape
     out = x.new_empty(batch, tokens, channels)
-    _kernel[(batch * tokens,)](
+    _kernel[(triton.cdiv(tokens, ROWS), batch)](
         x, norm.weight, norm.bias, cos, sin, out, x.stride(1), tokens, channels, norm.eps,
-        HEAD=cos.shape[1], WIDTH=1 << (channels - 1).bit_length(), num_warps=8,
+        HEAD=cos.shape[1], ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=8,
     )  # fmt: skip
     return out
 
