@@ -6,12 +6,14 @@ torch's own choice follows a fixed order; on one H200 that is not the fastest fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gap3d_app.kernels import triton_fits
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -70,18 +72,30 @@ def rounded_attention(
     return (out[:, :, :length] / (1 - extra * torch.exp(score - sums[:, :, :length]))).to(q.dtype)
 
 
+def _tiled(q: Tensor, k: Tensor, v: Tensor, tile: str) -> Tensor:
+    from gap3d_app.nn import triton_attention  # not every machine has triton
+
+    if not triton_attention.applies(q):
+        return F.scaled_dot_product_attention(q, k, v)
+    return triton_attention.tiled_attention(q, k, v, tile)
+
+
+TILED = ("tiles 128 x 64, 4 warps", "tiles 128 x 64, 8 warps", "tiles 128 x 128, 8 warps")
+"""Of `triton_attention.TILES`."""
+
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "torch": F.scaled_dot_product_attention,
     "flash": _flash,
     "cudnn": _cudnn,
     "rounded": rounded_attention,
     "rounded queries": _rounded_queries,
+    **{tile: partial(_tiled, tile=tile) for tile in TILED},
 }
 """Functions of q [B, H, N, D], k and v [B, H, M, D]; all but "torch" need CUDA and half precision."""
 
 FIXED_LENGTHS = ("torch", "flash", "cudnn")
-ANY_LENGTH = ("flash", "rounded")
-ANY_QUERIES = ("flash", "rounded queries")
+ANY_LENGTH = ("flash", "rounded", *TILED)
+ANY_QUERIES = ("flash", "rounded queries", *TILED)
 """Kernels worth a trial where lengths are always the same, where they vary, and where those of the keys do not."""
 
 COMPOSED = ("rounded", "rounded queries")
@@ -131,14 +145,15 @@ def kernel_times(
     q, k, v = (torch.randn(shape, dtype=size.dtype, device=device).transpose(1, 2) for shape in shapes)
     times = {}
     for name in among:
-        if name in CUDNN and size.channels not in CUDNN_CHANNELS:
+        if name in CUDNN and size.channels not in CUDNN_CHANNELS or name in TILED and not triton_fits():
             continue
         kernel = KERNELS[name]
         if compiled and name in COMPOSED:
             kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
         try:
-            times[name] = _milliseconds(lambda run=kernel: run(q, k, v))
-        except RuntimeError:  # not built for this chip, or not for these sizes
+            with torch.no_grad():
+                times[name] = _milliseconds(lambda run=kernel: run(q, k, v))
+        except Exception:  # noqa: BLE001  not built for this chip, or not for these sizes: no candidate
             continue
     return times
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 WIDEST = 8192
 """Channels of a row, at most."""
 
-ROWS = 4
-"""Rows of a program."""
+ROWS, WARPS = 4, 8
+"""Of a program."""
 
 
 @triton.jit
@@ -60,10 +60,11 @@ def _launch(
     following, scale = normed or (None, x)
     total = torch.empty_like(x) if gated else x
     out = torch.empty_like(x) if normed else x
-    _kernel[(triton.cdiv(tokens, ROWS), batch)](
+    _kernel[((tokens + ROWS - 1) // ROWS, batch)](
         x, y.contiguous(), gate, norm.weight if gated else x, total, scale, following.weight if normed else x, out,
         tokens, channels, _step(gate), _step(scale), norm.eps if gated else 0.0, following.eps if normed else 0.0,
-        GATED=gated is not None, NORMED=normed is not None, ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=8,
+        GATED=gated is not None, NORMED=normed is not None,
+        ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=WARPS,
     )  # fmt: skip
     return total, out
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 WIDEST = 8192
 """Channels of a row, at most."""
 
-ROWS = 4
-"""Rows of a program."""
+ROWS, WARPS = 4, 8
+"""Of a program."""
 
 
 @triton.jit
@@ -59,9 +59,9 @@ def norm_rotate(x: Tensor, norm: nn.LayerNorm, cos: Tensor, sin: Tensor) -> Tens
     """
     batch, tokens, channels = x.shape
     out = x.new_empty(batch, tokens, channels)
-    _kernel[(triton.cdiv(tokens, ROWS), batch)](
+    _kernel[((tokens + ROWS - 1) // ROWS, batch)](
         x, norm.weight, norm.bias, cos, sin, out, x.stride(1), tokens, channels, norm.eps,
-        HEAD=cos.shape[1], ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=8,
+        HEAD=cos.shape[1], ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=WARPS,
     )  # fmt: skip
     return out
 

@@ -14,6 +14,7 @@ from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention_kernels import (
     KERNELS,
     LENGTH_STEP,
+    TILED,
     AttentionSize,
     attend,
     fastest_kernel,
@@ -99,16 +100,33 @@ def test_kernels_away_from_cuda() -> None:
     assert fastest_kernel(size, cpu) == "torch"
 
 
-@pytest.mark.parametrize("lengths", [(70, 33), (700, 700)])
-@pytest.mark.parametrize("kernel", KERNELS)
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(70, 33), (700, 700), (300, 1374)])
+@pytest.mark.parametrize("kernel", ["torch", *(pytest.param(k, marks=on_gpu) for k in KERNELS if k != "torch")])
 def test_kernels_agree(kernel: str, lengths: tuple[int, int]) -> None:
-    if kernel != "torch" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
     shapes = [(2, n, 3, 64) for n in (*lengths, lengths[1])]
     q, k, v = (torch.randn(shape, device=device, dtype=dtype).transpose(1, 2) for shape in shapes)
     exact = F.softmax(q.float() @ k.float().transpose(-1, -2) / 8, dim=-1) @ v.float()
     assert distance(attend(q, k, v, kernel=kernel).float(), exact) < 2e-3
+
+
+@torch.no_grad()
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kernel", TILED)
+def test_tiles_within_compiled_code(kernel: str) -> None:
+    """One compilation for all lengths, from the parts of a joined product."""
+
+    def mix(x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.transpose(1, 2) for part in x.unflatten(-1, (3, 3, 64)).unbind(-3))
+        return attend(q + 1, k, v, kernel=kernel)
+
+    fast = torch.compile(mix, fullgraph=True, dynamic=False)
+    for length in (200, 333, 512):
+        x = torch.randn(2, length, 3 * 3 * 64, device="cuda", dtype=torch.float16)
+        torch._dynamo.maybe_mark_dynamic(x, 1)
+        assert distance(fast(x).float(), mix(x.double()).float()) < 2e-3
 
 
 def with_sums(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,17 @@
-"""Runs the kernels of the grid transformer in triton's interpreter, on the CPU; started by test_rotation."""
+"""Runs the kernels of transformers in triton's interpreter, on the CPU; started by test_rotation."""
 
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from gap3d_app.nn import grid_norms, triton_rms  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
 from gap3d_app.nn.norms import RMSNorm  # noqa: E402
+from gap3d_app.nn.triton_attention import TILES, tiled_attention  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
 
 
@@ -57,8 +59,24 @@ def check_norms(samples: int, channels: int, dtype: torch.dtype, tolerance: floa
         near(one, other)
 
 
+def check_attention(queries: int, keys: int, tile: str) -> None:
+    """Queries of a joined product with keys and values, large scores among them; keys and values apart."""
+    joined = torch.randn(2, queries, 3, 3, 16).half() * 2
+    q = joined.unbind(2)[0].transpose(1, 2)
+    k, v = (torch.randn(2, 3, keys, 16).half() for _ in range(2))
+    made = tiled_attention(q, k, v, tile)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    assert made.shape == exact.shape and made.transpose(1, 2).is_contiguous()
+    distance = ((made.double() - exact).norm() / exact.norm()).item()
+    assert distance < 1e-3, (queries, keys, tile, distance)
+
+
 with torch.no_grad():
     torch.manual_seed(0)
+    for tile in TILES:
+        check_attention(5, 3, tile)
+        check_attention(130, 256, tile)
+        check_attention(64, 300, tile)
     for samples, channels in ((1, 24), (2, 130)):
         check_norms(samples, channels, torch.float32, 1e-6)
         check_norms(samples, channels, torch.float16, 1e-3)

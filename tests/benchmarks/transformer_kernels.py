@@ -1,0 +1,69 @@
+"""Microseconds of the Triton kernels of the transformers at full size, by rows and warps of a program, on a CUDA device.
+
+    python -m tests.benchmarks.transformer_kernels
+
+First what stands between the products of a GridDiT block, beside the same in plain torch and the time that its bytes
+take at the speed of a copy; then every attention kernel at the sizes of a structured latent. Made of several operations
+("rounded") they are compiled, as within a block.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from triton.testing import do_bench
+
+from gap3d_app.nn import grid_norms, triton_rms, triton_rotation
+from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, AttentionSize, kernel_times
+from gap3d_app.nn.grid_rope import norm_rotate, tiled_rope
+from gap3d_app.nn.norms import RMSNorm
+
+TOKENS, CHANNELS, HEADS = 1374, 1792, 28
+LATENT = (1850, 4383)
+"""Tokens of structured latents of 8,048 and 20,216 voxels."""
+
+
+def microseconds(run: Callable[[], object]) -> float:
+    """Median; caches are emptied between the runs, as the products between the kernels would."""
+    return 1000 * do_bench(run, warmup=10, rep=50, return_mode="median")
+
+
+@torch.no_grad()
+def block_kernels() -> None:
+    """Norms, gates, scales and rotations of both predictions of a guided step."""
+    x, y = (torch.randn(2, TOKENS, CHANNELS, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    joined = torch.randn(2, TOKENS, 3 * CHANNELS, device="cuda", dtype=torch.bfloat16)
+    gate, scale = torch.randn(1, 1, 2 * CHANNELS, device="cuda", dtype=torch.bfloat16).chunk(2, dim=-1)
+    norm, following = (RMSNorm(CHANNELS).cuda().bfloat16() for _ in range(2))
+    layer, rope = nn.LayerNorm(CHANNELS).cuda().bfloat16(), tiled_rope(37, 37, 64, HEADS, 5, x.device)
+    works = {
+        "scaled_norm": (2, lambda on: grid_norms.scaled_norm(x, norm, scale, on)),
+        "gated_sum": (3, lambda on: grid_norms.gated_sum(x, y, gate, norm, on)),
+        "gated_sum_norm": (4, lambda on: grid_norms.gated_sum_norm(x, y, gate, norm, following, scale, on)),
+        "norm_rotate": (2, lambda on: norm_rotate(joined[..., :CHANNELS], layer, rope, on)),
+    }
+    copy = microseconds(lambda: x.copy_(y)) / 2
+    for name, (passes, work) in works.items():
+        times = {"plain": microseconds(lambda work=work: work(False)), "bytes": passes * copy}
+        for rows, warps in itertools.product((1, 2, 4, 8), (4, 8)):
+            for module in (triton_rms, triton_rotation):
+                module.ROWS, module.WARPS = rows, warps
+            times[f"{rows} x {warps}"] = microseconds(lambda work=work: work(True))
+        print(f"{name:15} " + ", ".join(f"{way}: {us:.1f}" for way, us in times.items()), flush=True)
+
+
+def attention_kernels() -> None:
+    """Self-attention of both predictions, and attention to a picture's tokens."""
+    for tokens in LATENT:
+        for label, keys, batch, among in (("within", tokens, 2, ANY_LENGTH), ("to the grid", 1374, 1, ANY_QUERIES)):
+            size = AttentionSize(batch, 16, tokens, keys, 64, torch.float16)
+            times = kernel_times(size, torch.device("cuda"), among, compiled=True)
+            print(f"{tokens} {label:12} " + ", ".join(f"{way}: {1000 * ms:.1f}" for way, ms in times.items()), flush=True)
+
+
+if __name__ == "__main__":
+    block_kernels()
+    attention_kernels()
