@@ -1,4 +1,4 @@
-"""Microseconds of the Triton kernels of the transformers at full size, by rows and warps of a program, on a CUDA device.
+"""Microseconds of the transformers' Triton kernels at full size, by rows and warps of a program, on a CUDA device.
 
     python -m tests.benchmarks.transformer_kernels
 
@@ -61,7 +61,8 @@ def attention_kernels() -> None:
         for label, keys, batch, among in (("within", tokens, 2, ANY_LENGTH), ("to the grid", 1374, 1, ANY_QUERIES)):
             size = AttentionSize(batch, 16, tokens, keys, 64, torch.float16)
             times = kernel_times(size, torch.device("cuda"), among, compiled=True)
-            print(f"{tokens} {label:12} " + ", ".join(f"{way}: {1000 * ms:.1f}" for way, ms in times.items()), flush=True)
+            found = ", ".join(f"{way}: {1000 * ms:.1f}" for way, ms in times.items())
+            print(f"{tokens} {label:12} {found}", flush=True)
 
 
 if __name__ == "__main__":
