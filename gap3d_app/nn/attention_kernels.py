@@ -80,7 +80,7 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, tile: str) -> Tensor:
     return triton_attention.tiled_attention(q, k, v, tile)
 
 
-TILED = ("tiles 128 x 64, 4 warps", "tiles 128 x 64, 8 warps", "tiles 128 x 128, 8 warps")
+TILED = ("tiles 128 x 64, 4 warps", "tiles 128 x 64, 8 warps")
 """Of `triton_attention.TILES`."""
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -137,7 +137,7 @@ def kernel_times(
 ) -> dict[str, float]:
     """Milliseconds of the kernels that run these sizes; empty away from CUDA and half precision.
 
-    With `compiled` those made of several operations are measured as they run inside compiled blocks.
+    With `compiled` those made of several operations or in Triton are measured as they run inside compiled blocks.
     """
     if device.type != "cuda" or size.dtype not in (torch.float16, torch.bfloat16):
         return {}
@@ -148,7 +148,7 @@ def kernel_times(
         if name in CUDNN and size.channels not in CUDNN_CHANNELS or name in TILED and not triton_fits():
             continue
         kernel = KERNELS[name]
-        if compiled and name in COMPOSED:
+        if compiled and name in (*COMPOSED, *TILED):
             kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
         try:
             with torch.no_grad():

@@ -29,7 +29,6 @@ class Tile(NamedTuple):
 TILES = {
     "tiles 128 x 64, 4 warps": Tile(128, 64, 4, 3),
     "tiles 128 x 64, 8 warps": Tile(128, 64, 8, 3),
-    "tiles 128 x 128, 8 warps": Tile(128, 128, 8, 2),
 }
 
 
