@@ -4,7 +4,8 @@
 
 Target: the image encoder's layer-normalised tokens of the asset's canonical view. Loss
 0.4 patches + 0.3 class + 0.3 registers, condition dropped with probability 0.1 (spec/gap3d 4). Prompts: captions,
-pictures with edit instructions (target: the edited asset), pictures to be kept as they are.
+pictures with edit instructions (target: the edited asset), pictures to be kept as they are. An edit leaves most tokens
+nearly as they are (mean cosine 0.98 between source and target), so those that it changes count more.
 """
 
 from pathlib import Path
@@ -29,14 +30,27 @@ from train.samples import save_sheet
 KINDS = {"caption": 0.4, "picture": 0.6}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
 
+CHANGE = 0.2
+"""Mean squared difference of a token's channels (of unit variance) from which on it counts as changed altogether."""
+
+
+def stress(source: Tensor, target: Tensor, most: float) -> Tensor:
+    """Factors 1..1 + most of the tokens [B, N, C] of edited assets by how far they are from the source's: [B, N, 1]."""
+    apart = (target - source).square().mean(-1, keepdim=True)
+    return 1 + most * (apart / CHANGE).clamp(max=1)
+
 
 class GridAlignmentStage(Stage):
     """Queries and GridDiT; gradients reach the queries through the frozen language model."""
 
     trained = ("dit", "vlm")
 
-    def __init__(self, model: dict, data: str, test: str, parts: dict, objective: dict, views: int, device: str):
+    def __init__(
+        self, model: dict, data: str, test: str, parts: dict, objective: dict, views: int, device: str,
+        stress: float = 0.0,
+    ):  # fmt: skip
         super().__init__()
+        self.stress = stress
         self.dit = GridDiT.from_args(**model)
         self.vlm = load_model(parts["prompt_encoder"], device=device).freeze_language_model()
         self.vlm.tokenizer = PromptTokenizer.from_file(parts["tokenizer"], self.vlm.config)
@@ -66,26 +80,29 @@ class GridAlignmentStage(Stage):
         self, data: PackedAssets, bank: PromptBank, tokens: Tensor, kinds: dict[str, float], batch_size: int,
         generator: torch.Generator,
     ) -> dict:  # fmt: skip
-        counts, rows, images, targets = {}, [], [], []
+        counts, rows, images, sources, targets = {}, [], [], [], []
         for kind, share in kinds.items():
             count = counts[kind] = max(1, round(share * batch_size))
             ids, lengths, source, target = bank.draw(kind, count, generator)
             rows.append(bank.with_queries(ids, lengths))
             if kind != "caption":
                 images.append(source)
-            targets.append(tokens[target].float())
-        sources = torch.cat(images)
-        view = torch.randint(data.views.shape[1], sources.shape, generator=generator, device=generator.device)
-        pixels = self.vlm.patches(augment(data.images(sources, view), generator)[0])
-        ids, tokens = stack_rows(rows, self.vlm.config.pad_token_id), torch.cat(targets)
-        draws = self.objective.draw(unpack_grid(tokens, self.side, self.side), generator)
-        return {"counts": counts, "ids": ids, "pixels": pixels, "tokens": tokens, "draws": draws}
+            sources.append(source)
+            targets.append(target)
+        seen = torch.cat(images)
+        view = torch.randint(data.views.shape[1], seen.shape, generator=generator, device=generator.device)
+        pixels = self.vlm.patches(augment(data.images(seen, view), generator)[0])
+        ids, target = stack_rows(rows, self.vlm.config.pad_token_id), tokens[torch.cat(targets)].float()
+        factors = stress(tokens[torch.cat(sources)].float(), target, self.stress)
+        draws = self.objective.draw(unpack_grid(target, self.side, self.side), generator)
+        return {"counts": counts, "ids": ids, "pixels": pixels, "tokens": target, "stress": factors, "draws": draws}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """The three-part loss."""
         target = unpack_grid(batch["tokens"], self.side, self.side)
         cond = self.vlm.encode(batch["ids"], pixel_values=batch["pixels"])
-        losses = self.objective(self.dit, target, cond, batch["draws"])
+        factors = unpack_grid(batch["stress"], self.side, self.side)
+        losses = self.objective(self.dit, target, cond, batch["draws"], stress=factors)
         return losses["loss"], {k: v.detach() for k, v in losses.items() if k != "loss"}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
@@ -135,7 +152,7 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = training_device()
-    settings = {k: config[k] for k in ("parts", "objective", "views")}
+    settings = {k: config[k] for k in ("parts", "objective", "views", "stress")}
     stage = GridAlignmentStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)
 

@@ -76,10 +76,10 @@ def cells_of(grid: Tensor) -> Tensor:
     return grid.reshape(b, 512, 64)
 
 
-def occupancy_loss(logits: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss, IoU over all voxels of the batch) of a `ReadOut`'s logits; both arguments [B, 512, 64]."""
+def occupancy_loss(logits: Tensor, cells: Tensor, stress: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(loss, IoU over all voxels of the batch) of a `ReadOut`'s logits; all [B, 512, 64]; `stress`: factors."""
     weight = torch.tensor(3.0, device=cells.device)  # few voxels are occupied
-    loss = F.binary_cross_entropy_with_logits(logits, cells, pos_weight=weight)
+    loss = F.binary_cross_entropy_with_logits(logits, cells, stress, pos_weight=weight)
     hit, either = ((logits > 0) & (cells > 0)).sum(), ((logits > 0) | (cells > 0)).sum()
     return loss, hit / either.clamp(min=1)
 

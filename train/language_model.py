@@ -29,6 +29,9 @@ from train.loop import Stage, compile_modules, read_config, run, training_device
 
 KINDS = {"caption": 0.35, "picture": 0.65}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
+STRESS = 4.0
+"""By how much more counts what an edit changes: voxels, and the canonical view where it is `CHANGE` apart."""
+CHANGE = 0.1
 SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours and 2x2 normals and depths
 
 
@@ -68,9 +71,9 @@ class LanguageModelStage(Stage):
 
         Returns counts (kind -> prompts of each half), ids [2 N, T] (first those with descriptions), weight [N, T]
         (what a token of those counts), pixels (patches of the pictures in the prompts' order), cells [N, 512, 64] and
-        view [N, 256, 64] (what the queries of the others should tell).
+        view [N, 256, 64] (what the queries of the others should tell), and factors of both in the loss.
         """
-        counts, told, asked, images, wanted = {}, [], [], [], []
+        counts, told, asked, images, given, wanted = {}, [], [], [], [], []
         for kind, share in kinds.items():
             n = counts[kind] = max(1, round(share * batch_size / 2))
             first = bank.draw_told(n, generator) if kind == "picture" else bank.draw(kind, n, generator)
@@ -78,6 +81,7 @@ class LanguageModelStage(Stage):
             asked_ids, asked_lengths, asked_source, target = bank.draw(kind, n, generator)
             told.append(bank.with_answers(ids, lengths, answers))
             asked.append(bank.with_queries(asked_ids, asked_lengths))
+            given.append(asked_source)
             wanted.append(target)
             if kind != "caption":
                 images.append((source, asked_source))
@@ -87,11 +91,16 @@ class LanguageModelStage(Stage):
         rows = [*(ids for ids, _ in told), *asked]
         ids = stack_rows(rows, self.vlm.config.pad_token_id)
         weight = stack_rows([weight for _, weight in told], 0.0)
-        wanted = torch.cat(wanted)
-        geometry = data.normals[wanted, 0].permute(0, 3, 1, 2).float() / 127
-        view = torch.cat([per_patch(data.images(wanted, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
-        cells = cells_of(data.occupancy(wanted))
-        return {"counts": counts, "ids": ids, "weight": weight, "pixels": pixels, "cells": cells, "view": view}
+        before, after = (self._appearance(data, torch.cat(part)) for part in (given, wanted))
+        stress = [1 + STRESS * ((b - a).abs() / CHANGE).clamp(max=1) for b, a in zip(before, after, strict=True)]
+        batch = {"counts": counts, "ids": ids, "weight": weight, "pixels": pixels}
+        return batch | dict(zip(("cells", "view", "cells_stress", "view_stress"), (*after, *stress), strict=True))
+
+    def _appearance(self, data: PackedAssets, assets: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries are to tell of assets: voxels [N, 512, 64] and canonical view [N, 256, 64]."""
+        geometry = data.normals[assets, 0].permute(0, 3, 1, 2).float() / 127
+        view = torch.cat([per_patch(data.images(assets, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
+        return cells_of(data.occupancy(assets)), view
 
     def _states(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Final states [N, T, C] of the prompts with descriptions, and latents [N, n_query, C] of the others."""
@@ -109,13 +118,15 @@ class LanguageModelStage(Stage):
         right = (logits.detach().argmax(-1) == target) & (w == 1)
         cells, views = self.occupancy(latents).float(), self.view(latents).float()
         loss, metrics = 0.0, {}
-        parts = (x.split(counts) for x in (ce, w, right, cells, batch["cells"], views, batch["view"]))
+        truth = (batch[key] for key in ("cells", "view", "cells_stress", "view_stress"))
+        parts = (x.split(counts) for x in (ce, w, right, cells, views, *truth))
         for kind, part in zip(batch["counts"], zip(*parts, strict=True), strict=True):
-            ce, w, right, cell, true_cell, view, true_view = part
-            shape, metrics[f"iou_{kind}"] = occupancy_loss(cell, true_cell)
-            difference = F.l1_loss(view, true_view)
-            loss = loss + len(w) / sum(counts) * (ce.sum() / w.sum() + 4 * shape + 4 * difference)
-            metrics[f"right_{kind}"], metrics[f"view_{kind}"] = right.sum() / (w == 1).sum(), difference.detach()
+            ce, w, right, cell, view, true_cell, true_view, cell_stress, view_stress = part
+            shape, metrics[f"iou_{kind}"] = occupancy_loss(cell, true_cell, cell_stress)
+            apart = (view - true_view).abs()
+            told = ce.sum() / w.sum() + 4 * shape + 4 * (apart * view_stress).mean()
+            loss = loss + len(w) / sum(counts) * told
+            metrics[f"right_{kind}"], metrics[f"view_{kind}"] = right.sum() / (w == 1).sum(), apart.detach().mean()
         return loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gap3d_app.models.token_grid import GridState
@@ -102,12 +101,17 @@ class GridObjective:
         """Condition ``[B, L, D]`` with whole samples set to zero where dropped is 1."""
         return cond * (1 - dropped.to(cond.dtype)).view(-1, 1, 1)
 
-    def loss(self, prediction: GridState, velocity: GridState) -> dict[str, Tensor]:
-        """Scalar float32 losses 'patch', 'cls', 'reg' (mean squares) and their weighted sum 'loss'."""
-        parts = {
-            name: F.mse_loss(getattr(prediction, name).float(), getattr(velocity, name).float())
-            for name in GridState._fields
-        }
+    def loss(
+        self, prediction: GridState, velocity: GridState, stress: GridState | None = None
+    ) -> dict[str, Tensor]:
+        """Scalar float32 losses 'patch', 'cls', 'reg' (mean squares) and their weighted sum 'loss'.
+
+        stress: factors of the squares, of shapes that broadcast over the parts; none in the release.
+        """
+        parts = {}
+        for name in GridState._fields:
+            square = (getattr(prediction, name).float() - getattr(velocity, name).float()).square()
+            parts[name] = (square if stress is None else square * getattr(stress, name)).mean()
         weights = {"patch": self.patch_weight, "cls": self.cls_weight, "reg": self.reg_weight}
         return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}
 
@@ -118,10 +122,11 @@ class GridObjective:
         cond: Tensor,
         draws: Draws | None = None,
         cond_mask: Tensor | None = None,
+        stress: GridState | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of `dit` (a `GridDiT`) on one batch of targets and conditions ``[B, L, D]``."""
+        """Losses of `dit` (a `GridDiT`) on one batch of targets and conditions ``[B, L, D]``; see `loss`."""
         draws = draws or self.draw(target)
         noised = self.noised(target, draws.noise, draws.u)
         cond = self.drop(cond, draws.dropped)
         prediction = dit(*noised.state, cond, noised.timestep, cond_mask=cond_mask)
-        return self.loss(GridState(*prediction), noised.velocity)
+        return self.loss(GridState(*prediction), noised.velocity, stress)

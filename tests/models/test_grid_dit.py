@@ -305,3 +305,18 @@ def test_training_times_run_from_one_to_a_thousand() -> None:
     assert timesteps[0] == 1000 and sigmas[0] == 1 and abs(timesteps[-1].item() - 1) < 1e-4
     noised = GridObjective().noised(random_state(), random_state(), torch.tensor([0.0, 0.9999999]))
     assert noised.timestep[0] == 1000 and abs(noised.timestep[1].item() - 1) < 1e-4
+
+
+def test_stress_weighs_the_squares():
+    shapes = GridState((2, 5, 3, 3), (2, 5), (2, 4, 5))
+    predicted, velocity = (GridState(*(torch.randn(shape) for shape in shapes)) for _ in range(2))
+    plain = GridObjective().loss(predicted, velocity)
+    same = GridObjective().loss(predicted, velocity, GridState(*(torch.ones(shape) for shape in shapes)))
+    assert all(torch.equal(same[name], plain[name]) for name in plain)
+    stress = GridState(torch.zeros(2, 1, 3, 3), torch.full((2, 1), 3.0), torch.ones(2, 4, 1))
+    stress.patch[1, 0, 2, 0] = 1.0
+    found = GridObjective().loss(predicted, velocity, stress)
+    square = (predicted.patch - velocity.patch)[1, :, 2, 0].square().sum() / predicted.patch.numel()
+    torch.testing.assert_close(found["patch"], square)
+    torch.testing.assert_close(found["cls"], 3 * plain["cls"])
+    assert torch.equal(found["reg"], plain["reg"])

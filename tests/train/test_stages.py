@@ -19,6 +19,7 @@ from train.data.packed import PackedAssets
 from train.eval.probe import Probe
 from train.flow_matching import ConditionSource
 from train.generated_grids import picture_prompts, read_grids
+from train.grid_alignment import stress
 from train.image_encoder import known_accuracy, known_cross_entropy
 
 
@@ -141,3 +142,20 @@ def test_unknown_labels_do_not_count():
     torch.testing.assert_close(known_cross_entropy(logits, target), nn.functional.cross_entropy(logits[:2], target[:2]))
     nobody = torch.full((3,), -1)
     assert known_cross_entropy(logits, nobody) == 0 and known_accuracy(logits, nobody) == 0
+
+
+def test_what_an_edit_changes_counts_more(runs):
+    """Captions weigh one everywhere; an edit weighs more where its target differs from its source."""
+    torch.manual_seed(0)
+    source, target = torch.randn(2, 6, 8), torch.randn(2, 6, 8)
+    target[0], target[1, 2:] = source[0], source[1, 2:]
+    factors = stress(source, target, 4.0)
+    assert (factors[0] == 1).all() and (factors[1, 2:] == 1).all() and (factors[1, :2] == 5).all()
+    assert torch.allclose(stress(source, source + 0.1**0.5, 4.0), torch.tensor(3.0))
+    stage = runs.stage("language_model", runs.folder / "unused")
+    batch = stage.next_batch(24, torch.Generator().manual_seed(0))
+    captions = batch["counts"]["caption"]
+    for key in ("cells_stress", "view_stress"):
+        assert (batch[key][:captions] == 1).all() and 1 <= batch[key].min() and batch[key].max() <= 5
+        assert batch[key].shape == batch[key.removesuffix("_stress")].shape
+    assert batch["view_stress"][captions:].max() > 1  # the toys' edits are of colours, which leave the voxels
