@@ -14,8 +14,8 @@ MOST_LINES = 450
 # Rooms of gap3d_app and what each may import. Everything may import `BASICS`, which import each other only.
 BASICS = {"errors", "values", "__version__"}
 ALLOWED = {
-    "nn": set(),
     "kernels": set(),
+    "nn": {"kernels"},
     "sparse": {"nn", "kernels"},
     "flow": {"nn", "sparse"},
     "models": {"nn", "sparse", "flow", "kernels"},
@@ -29,7 +29,7 @@ ALLOWED = {
     "sources": {"hub", "models"},
     "doctor": {"hub", "sources", "modes"},
     "modes": set(),
-    "memory": {"modes"},
+    "memory": {"modes", "nn"},
     "asset": {"geometry", "render", "output"},
     "fast_flows": {"models"},
     "stages": {"models", "nn", "sparse", "flow", "geometry", "prompt", "settings"},
