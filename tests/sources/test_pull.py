@@ -183,6 +183,7 @@ def test_catalog():
 def command(hub: FakeHub | None, cache: Path, *arguments: str) -> subprocess.CompletedProcess:
     env = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {"HF_HUB_CACHE": str(cache)}
     env["HF_ENDPOINT"] = hub.address if hub else "http://127.0.0.1:9"
+    env["HF_HUB_DOWNLOAD_TIMEOUT"] = "60"  # a machine that is held up for a while is no broken connection
     words = [sys.executable, "-m", "gap3d_app", "weights", *arguments]
     return subprocess.run(words, cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
 
