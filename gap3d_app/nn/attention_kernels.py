@@ -72,7 +72,20 @@ def rounded_attention(
     return (out[:, :, :length] / (1 - extra * torch.exp(score - sums[:, :, :length]))).to(q.dtype)
 
 
-def _tiled(q: Tensor, k: Tensor, v: Tensor, tile: str) -> Tensor:
+class Tile(NamedTuple):
+    """What a program of the Triton kernel takes at a time, `rows` queries and `columns` keys, with which resources."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+TILES = {"tiles, 4 warps": Tile(128, 64, 4, 3), "tiles, 8 warps": Tile(128, 64, 8, 3)}
+TILED = tuple(TILES)
+
+
+def _tiled(q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> Tensor:
     from gap3d_app.nn import triton_attention  # not every machine has triton
 
     if not triton_attention.applies(q):
@@ -80,16 +93,13 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, tile: str) -> Tensor:
     return triton_attention.tiled_attention(q, k, v, tile)
 
 
-TILED = ("tiles 128 x 64, 4 warps", "tiles 128 x 64, 8 warps")
-"""Of `triton_attention.TILES`."""
-
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "torch": F.scaled_dot_product_attention,
     "flash": _flash,
     "cudnn": _cudnn,
     "rounded": rounded_attention,
     "rounded queries": _rounded_queries,
-    **{tile: partial(_tiled, tile=tile) for tile in TILED},
+    **{name: partial(_tiled, tile=tile) for name, tile in TILES.items()},
 }
 """Functions of q [B, H, N, D], k and v [B, H, M, D]; all but "torch" need CUDA and half precision."""
 

@@ -7,29 +7,14 @@ Softmax as in FlashAttention: blocks of keys one after the other, with the runni
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from gap3d_app.nn.attention_kernels import Tile
+
 LOG2_E = 1.4426950408889634
-
-
-class Tile(NamedTuple):
-    """What one program takes at a time: `rows` queries, `columns` keys; its warps and stages of loading."""
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-
-
-TILES = {
-    "tiles 128 x 64, 4 warps": Tile(128, 64, 4, 3),
-    "tiles 128 x 64, 8 warps": Tile(128, 64, 8, 3),
-}
 
 
 @triton.jit
@@ -90,20 +75,20 @@ def _kernel(
     tl.store(out_ptr + place, (total / weight[:, None]).to(out_ptr.dtype.element_ty), mask=there)
 
 
-def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tile: str) -> Tensor:
+def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> Tensor:
     """Softmax attention with scale 1/sqrt(D), summed in float32 and rounded once.
 
     Args:
         q: [B, H, N, D] float16 or bfloat16; D is a power of two from 16 to 128, and a head's channels lie side by side.
         k, v: [B, H, M, D], likewise.
-        tile: of `TILES`.
+        tile: the part that one program takes.
 
     Returns:
         [B, H, N, D], in memory [B, N, H, D].
     """
     batch, heads, queries, channels = q.shape
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    rows, columns, warps, stages = TILES[tile]
+    rows, columns, warps, stages = tile
     out = q.new_empty(batch, queries, heads, channels)
     _kernel[((queries + rows - 1) // rows, batch * heads)](
         q, k, v, out, q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),

@@ -9,9 +9,10 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
 from gap3d_app.nn import grid_norms, triton_rms  # noqa: E402
+from gap3d_app.nn.attention_kernels import TILES, Tile  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
 from gap3d_app.nn.norms import RMSNorm  # noqa: E402
-from gap3d_app.nn.triton_attention import TILES, tiled_attention  # noqa: E402
+from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
 
 
@@ -59,7 +60,7 @@ def check_norms(samples: int, channels: int, dtype: torch.dtype, tolerance: floa
         near(one, other)
 
 
-def check_attention(queries: int, keys: int, tile: str) -> None:
+def check_attention(queries: int, keys: int, tile: Tile) -> None:
     """Queries of a joined product with keys and values, large scores among them; keys and values apart."""
     joined = torch.randn(2, queries, 3, 3, 16).half() * 2
     q = joined.unbind(2)[0].transpose(1, 2)
@@ -73,7 +74,7 @@ def check_attention(queries: int, keys: int, tile: str) -> None:
 
 with torch.no_grad():
     torch.manual_seed(0)
-    for tile in TILES:
+    for tile in TILES.values():
         check_attention(5, 3, tile)
         check_attention(130, 256, tile)
         check_attention(64, 300, tile)
