@@ -26,6 +26,7 @@ from train.data.prompts import PromptBank, stack_rows
 from train.image_encoder import augment
 from train.loop import Stage, compile_modules, read_config, run, training_device
 from train.samples import save_sheet
+from train.stress import stress
 
 KINDS = {"caption": 0.4, "picture": 0.6}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
@@ -34,21 +35,14 @@ CHANGE = 0.2
 """Mean squared difference of a token's channels (of unit variance) from which on it counts as changed altogether."""
 
 
-def stress(source: Tensor, target: Tensor, most: float) -> Tensor:
-    """Factors 1..1 + most of the tokens [B, N, C] of edited assets by how far they are from the source's: [B, N, 1]."""
-    apart = (target - source).square().mean(-1, keepdim=True)
-    return 1 + most * (apart / CHANGE).clamp(max=1)
-
-
 class GridAlignmentStage(Stage):
     """Queries and GridDiT; gradients reach the queries through the frozen language model."""
 
     trained = ("dit", "vlm")
 
     def __init__(
-        self, model: dict, data: str, test: str, parts: dict, objective: dict, views: int, device: str,
-        stress: float = 0.0,
-    ):  # fmt: skip
+        self, model: dict, data: str, test: str, parts: dict, objective: dict, stress: float, views: int, device: str
+    ):
         super().__init__()
         self.stress = stress
         self.dit = GridDiT.from_args(**model)
@@ -93,9 +87,10 @@ class GridAlignmentStage(Stage):
         view = torch.randint(data.views.shape[1], seen.shape, generator=generator, device=generator.device)
         pixels = self.vlm.patches(augment(data.images(seen, view), generator)[0])
         ids, target = stack_rows(rows, self.vlm.config.pad_token_id), tokens[torch.cat(targets)].float()
-        factors = stress(tokens[torch.cat(sources)].float(), target, self.stress)
+        apart = (tokens[torch.cat(sources)].float() - target).square().mean(-1, keepdim=True)
         draws = self.objective.draw(unpack_grid(target, self.side, self.side), generator)
-        return {"counts": counts, "ids": ids, "pixels": pixels, "tokens": target, "stress": factors, "draws": draws}
+        return {"counts": counts, "ids": ids, "pixels": pixels, "tokens": target, "draws": draws,
+                "stress": stress(apart, CHANGE, self.stress)}  # fmt: skip
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """The three-part loss."""
@@ -152,7 +147,7 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = training_device()
-    settings = {k: config[k] for k in ("parts", "objective", "views", "stress")}
+    settings = {k: config[k] for k in ("parts", "objective", "stress", "views")}
     stage = GridAlignmentStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)
 

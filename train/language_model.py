@@ -26,12 +26,11 @@ from train.data.prompts import PromptBank, stack_rows, tokenizer_texts
 from train.data.tokenizer import token_settings, train_tokenizer
 from train.image_encoder import ReadOut, augment, cells_of, occupancy_loss, per_patch
 from train.loop import Stage, compile_modules, read_config, run, training_device
+from train.stress import stress
 
 KINDS = {"caption": 0.35, "picture": 0.65}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
-STRESS = 4.0
-"""By how much more counts what an edit changes: voxels, and the canonical view where it is `CHANGE` apart."""
-CHANGE = 0.1
+CHANGE = 0.1  # of voxels, colours, normals and depths, from which on they count as changed altogether
 SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours and 2x2 normals and depths
 
 
@@ -41,9 +40,11 @@ class LanguageModelStage(Stage):
     trained = ("vlm", "occupancy", "view")
 
     def __init__(
-        self, model: dict, data: str, test: str, views: int, tokenizer: Path, vocabulary: int, device: str
-    ):
+        self, model: dict, data: str, test: str, stress: float, views: int, tokenizer: Path, vocabulary: int,
+        device: str,
+    ):  # fmt: skip
         super().__init__()
+        self.stress = stress
         self.data = PackedAssets(data, device, views=views, geometry=True)
         self.test = PackedAssets(test, device, views=views, geometry=True)
         if not tokenizer.exists():
@@ -92,9 +93,9 @@ class LanguageModelStage(Stage):
         ids = stack_rows(rows, self.vlm.config.pad_token_id)
         weight = stack_rows([weight for _, weight in told], 0.0)
         before, after = (self._appearance(data, torch.cat(part)) for part in (given, wanted))
-        stress = [1 + STRESS * ((b - a).abs() / CHANGE).clamp(max=1) for b, a in zip(before, after, strict=True)]
+        factors = [stress((b - a).abs(), CHANGE, self.stress) for b, a in zip(before, after, strict=True)]
         batch = {"counts": counts, "ids": ids, "weight": weight, "pixels": pixels}
-        return batch | dict(zip(("cells", "view", "cells_stress", "view_stress"), (*after, *stress), strict=True))
+        return batch | dict(zip(("cells", "view", "cells_stress", "view_stress"), (*after, *factors), strict=True))
 
     def _appearance(self, data: PackedAssets, assets: Tensor) -> tuple[Tensor, Tensor]:
         """What queries are to tell of assets: voxels [N, 512, 64] and canonical view [N, 256, 64]."""
@@ -163,6 +164,7 @@ def main() -> None:
     stage = LanguageModelStage(
         config["model"],
         **config["data"],
+        stress=config["stress"],
         views=config["views"],
         tokenizer=out / "tokenizer.json",
         vocabulary=config["vocabulary"],

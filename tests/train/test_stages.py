@@ -19,8 +19,8 @@ from train.data.packed import PackedAssets
 from train.eval.probe import Probe
 from train.flow_matching import ConditionSource
 from train.generated_grids import picture_prompts, read_grids
-from train.grid_alignment import stress
 from train.image_encoder import known_accuracy, known_cross_entropy
+from train.stress import stress
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -146,12 +146,11 @@ def test_unknown_labels_do_not_count():
 
 def test_what_an_edit_changes_counts_more(runs):
     """Captions weigh one everywhere; an edit weighs more where its target differs from its source."""
-    torch.manual_seed(0)
-    source, target = torch.randn(2, 6, 8), torch.randn(2, 6, 8)
-    target[0], target[1, 2:] = source[0], source[1, 2:]
-    factors = stress(source, target, 4.0)
-    assert (factors[0] == 1).all() and (factors[1, 2:] == 1).all() and (factors[1, :2] == 5).all()
-    assert torch.allclose(stress(source, source + 0.1**0.5, 4.0), torch.tensor(3.0))
+    assert stress(torch.tensor([0.0, 0.1, 0.2, 7.0]), 0.2, 4.0).tolist() == [1, 3, 5, 5]
+    batch = runs.stage("grid_alignment", runs.folder / "unused").next_batch(24, torch.Generator().manual_seed(0))
+    captions, factors = batch["counts"]["caption"], batch["stress"]
+    assert (factors[:captions] == 1).all() and 1 < factors[captions:].max() <= 5 and factors.min() >= 1
+    assert factors.shape == (*batch["tokens"].shape[:2], 1)
     stage = runs.stage("language_model", runs.folder / "unused")
     batch = stage.next_batch(24, torch.Generator().manual_seed(0))
     captions = batch["counts"]["caption"]

@@ -88,7 +88,8 @@ class Runs:
         if name == "image_encoder":
             return ImageEncoderStage(model, **data, views=2)
         if name == "language_model":
-            return LanguageModelStage(model, **data, views=2, tokenizer=out / "tokenizer.json", vocabulary=400)
+            settings = dict(stress=4.0, views=2, tokenizer=out / "tokenizer.json", vocabulary=400)
+            return LanguageModelStage(model, **data, **settings)
         if name == "structure_vae":
             return StructureVaeStage(model, **data, kl_weight=1e-3)
         if name == "slat_vae":
@@ -106,7 +107,7 @@ class Runs:
         parts = {"image_encoder": p("image_encoder"), "prompt_encoder": str(language / "prompt_encoder")}
         parts["tokenizer"] = str(language / "tokenizer.json")
         objective = {"sample_time": "uniform", "drop_probability": 0.1}
-        return GridAlignmentStage(model, **data, parts=parts, objective=objective, views=2)
+        return GridAlignmentStage(model, **data, parts=parts, objective=objective, stress=4.0, views=2)
 
     def grids(self) -> Path:
         """Generated grids of all assets."""
