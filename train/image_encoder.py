@@ -8,7 +8,8 @@ every image gives dense targets for free, and minutes of training do what self-d
 
 Heads (thrown away afterwards) read the same layer-normalised tokens that the flows will read:
 * CLS: category, main colour, finish (cross-entropy);
-* each patch: its 4x4 down-sampled colours, and normals and depth at 2x2 (L1);
+* each patch: its 4x4 down-sampled colours; normals, depth and positions on the object at 2x2 (L1). Pictures are cropped
+  to the object, so where a patch belongs in the object's cube is not told by where it is in the picture;
 * all tokens: 512 learnt queries, one per cell of an 8^3 grid in the asset's own frame, cross-attend to the
   tokens and say which of their 4^3 voxels are occupied (binary cross-entropy). This is what teaches pose.
 Augmentation: small crops and shifts, brightness, saturation, noise, half of the assets mirrored (train/mirror.py),
@@ -97,7 +98,7 @@ class ImageEncoderStage(Stage):
         width = self.encoder.config.hidden_size
         self.sizes = [len(self.data.categories), len(self.data.color_names), len(self.data.finishes)]
         self.labels = nn.Linear(width, sum(self.sizes))
-        self.patches = nn.Linear(width, 3 * 16 + 4 * 4)
+        self.patches = nn.Linear(width, 3 * 16 + 7 * 4)
         self.occupancy = ReadOut(width)
 
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
@@ -109,7 +110,7 @@ class ImageEncoderStage(Stage):
         ids = data.draw(batch_size, generator)
         view = torch.randint(data.views.shape[1], (batch_size,), generator=generator, device=device)
         images = data.images(ids, view)
-        geometry = data.normals[ids, view].permute(0, 3, 1, 2).float() / 127
+        geometry = data.geometry[ids, view].permute(0, 3, 1, 2).float() / 127
         labels = torch.stack([data.category[ids], data.color[ids], data.finish[ids]], 1).long()
         voxels = data.occupancy(ids)
         if jitter:
@@ -140,13 +141,13 @@ class ImageEncoderStage(Stage):
             metrics[f"acc_{name}"] = known_accuracy(logits[i].detach(), target)
         patch_tokens = tokens[:, -side * side :]
         dense = self.patches(patch_tokens).float()
-        rgb, geo = dense.split([48, 16], dim=2)
+        rgb, geo = dense.split([48, 28], dim=2)
         rgb_loss = F.l1_loss(rgb, per_patch(batch["images"], side, 4))
         geo_loss = F.l1_loss(geo, per_patch(batch["geometry"], side, 2))
         occ_loss, iou = occupancy_loss(self.occupancy(tokens).float(), cells_of(batch["grid"]))
         metrics |= {"rgb_l1": rgb_loss.detach(), "geometry_l1": geo_loss.detach(), "occupancy": occ_loss.detach()}
         metrics["occupancy_iou"] = iou
-        return loss + 4 * rgb_loss + 2 * geo_loss + 4 * occ_loss, metrics
+        return loss + 4 * rgb_loss + 4 * geo_loss + 4 * occ_loss, metrics
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
         """Held-out metrics; pictures beside their token grids."""

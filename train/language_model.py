@@ -5,7 +5,7 @@
 Teaches a Qwen2.5-VL-shaped model to read: the tokenizer is a byte-level BPE trained on the same texts. Prompts are in
 GAP3D's layout: a caption, or a picture and an instruction that edits it or leaves it as it is. Half of the samples go
 on with a description of the wanted asset, a fixed list of attributes. The other half go on with the queries, as in the
-app: two heads that are thrown away tell the wanted asset's voxels and its canonical view (colours, normals, depth),
+app: two heads that are thrown away tell the wanted asset's voxels and its canonical view (colours, geometry),
 coarsely, from their states alone. Words hold neither; and in the next stage, where all but the queries is frozen, what
 does not reach their states is lost. An edit that is described needs no asset that it leads to, so most of these are
 known in words only: of the pairs that were built, the model would learn the outcomes by heart.
@@ -30,8 +30,9 @@ from train.stress import stress
 
 KINDS = {"caption": 0.35, "picture": 0.65}
 TESTED = {"caption": 0.4, "edit": 0.4, "unchanged": 0.2}
-CHANGE = 0.1  # of voxels, colours, normals and depths, from which on they count as changed altogether
-SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours and 2x2 normals and depths
+CHANGE = 0.1  # of voxels, colours and geometry, from which on they count as changed altogether
+SIDE = 16  # patches of the canonical view that is told, each of 4x4 colours and 2x2 normals, depths and positions
+VALUES = 4 * 4 * 3 + 2 * 2 * 7
 
 
 class LanguageModelStage(Stage):
@@ -57,7 +58,7 @@ class LanguageModelStage(Stage):
         self.vlm = PromptEncoder.from_args(**{**model, "text_config": text, **ids})
         self.vlm.tokenizer = PromptTokenizer.from_file(tokenizer, self.vlm.config)
         self.occupancy = ReadOut(text["hidden_size"])
-        self.view = ReadOut(text["hidden_size"], SIDE**2, 64)
+        self.view = ReadOut(text["hidden_size"], SIDE**2, VALUES)
         self.bank = PromptBank(self.data, self.vlm.tokenizer, told=True)
         self.test_bank = PromptBank(self.test, self.vlm.tokenizer)
 
@@ -72,7 +73,7 @@ class LanguageModelStage(Stage):
 
         Returns counts (kind -> prompts of each half), ids [2 N, T] (first those with descriptions), weight [N, T]
         (what a token of those counts), pixels (patches of the pictures in the prompts' order), cells [N, 512, 64] and
-        view [N, 256, 64] (what the queries of the others should tell), and factors of both in the loss.
+        view [N, 256, 76] (what the queries of the others should tell), and factors of both in the loss.
         """
         counts, told, asked, images, given, wanted = {}, [], [], [], [], []
         for kind, share in kinds.items():
@@ -98,8 +99,8 @@ class LanguageModelStage(Stage):
         return batch | dict(zip(("cells", "view", "cells_stress", "view_stress"), (*after, *factors), strict=True))
 
     def _appearance(self, data: PackedAssets, assets: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries are to tell of assets: voxels [N, 512, 64] and canonical view [N, 256, 64]."""
-        geometry = data.normals[assets, 0].permute(0, 3, 1, 2).float() / 127
+        """What queries are to tell of assets: voxels [N, 512, 64] and canonical view [N, 256, 76]."""
+        geometry = data.geometry[assets, 0].permute(0, 3, 1, 2).float() / 127
         view = torch.cat([per_patch(data.images(assets, 0), SIDE, 4), per_patch(geometry, SIDE, 2)], 2)
         return cells_of(data.occupancy(assets)), view
 

@@ -19,8 +19,8 @@ def mirrored_images(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def mirrored_geometry(maps: Tensor, chosen: Tensor) -> Tensor:
-    """Camera-space normals and depth [B, 4, H, W] of flipped pictures: x points the other way."""
-    turned = maps.flip(3) * maps.new_tensor([-1.0, 1, 1, 1])[:, None, None]
+    """Normals, depth and positions [B, 7, H, W] (`Views.dense_targets`) of flipped pictures: x points the other way."""
+    turned = maps.flip(3) * maps.new_tensor([-1.0, 1, 1, 1, -1, 1, 1])[:, None, None]
     return torch.where(chosen[:, None, None, None], turned, maps)
 
 

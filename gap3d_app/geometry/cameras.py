@@ -102,6 +102,14 @@ def project(points: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> tuple[Ten
     return image[..., :2] / image[..., 2:], camera[..., 2]
 
 
+def unproject(uv: Tensor, depth: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> Tensor:
+    """World positions [..., P, 3] of what `project` gives uv [..., P, 2] and depth [..., P]."""
+    ones = torch.ones_like(uv[..., :1])
+    rays = torch.cat([uv, ones], dim=-1) @ torch.linalg.inv(intrinsics).transpose(-1, -2)
+    camera = rays * depth[..., None] - extrinsics[..., None, :3, 3]
+    return camera @ extrinsics[..., :3, :3]
+
+
 def projection_matrix(intrinsics: Tensor, near: float, far: float) -> Tensor:
     """[..., 4, 4] clip-space matrix for depth range 0..1 with y down, as the renderers use it."""
     fx, fy = intrinsics[..., 0, 0], intrinsics[..., 1, 1]

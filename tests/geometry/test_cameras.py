@@ -22,6 +22,13 @@ def test_front_view_places_axes_on_the_image():
     assert uv[2, 0].item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_unproject_undoes_project():
+    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    extrinsics, intrinsics = cameras.orbit_camera(torch.tensor([0.3, 2.0]), 0.4, 2.0, 40.0)
+    made = cameras.unproject(*cameras.project(points, extrinsics, intrinsics), extrinsics, intrinsics)
+    assert (made - points).abs().max() < 1e-5
+
+
 def test_eye_and_rotation_are_exact():
     yaw = torch.linspace(-3, 3, 7)
     pitch = torch.linspace(-math.pi / 2, math.pi / 2, 7)

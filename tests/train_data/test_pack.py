@@ -45,7 +45,7 @@ def test_labels_views_and_pairs(folder):
         assert data.categories[data.category[i]] == spec["category"]
         assert data.color_names[data.color[i]] == spec["color"]
         assert data.finishes[data.finish[i]] == spec["finish"]
-    assert data.views.shape == (3, 2, 224, 224, 3) and data.normals.shape == (3, 2, 32, 32, 4)
+    assert data.views.shape == (3, 2, 224, 224, 3) and data.geometry.shape == (3, 2, 32, 32, 7)
     assert data.images(torch.tensor([1]), 0).amax() > 0.2
     pair, *back = data.pairs
     assert (pair["source"], pair["target"]) == (1, 2) and pair["instruction"]

@@ -8,6 +8,7 @@ import torch
 import trimesh
 
 from gap3d_app.errors import InputError
+from gap3d_app.geometry.cameras import camera_centers
 from gap3d_app.render.mesh import rasterize
 from tests.render.shapes import box, from_trimesh, sphere
 from train.data.fields import surface_fields
@@ -41,15 +42,21 @@ def test_views_are_cropped_round_the_silhouette():
     assert (views.rgb[views.alpha == 0] == 0).all()
 
 
-def test_dense_targets_hold_camera_space_normals_and_relief():
+def test_dense_targets_hold_camera_space_normals_relief_and_positions():
     mesh = sphere(0.4, 4)
-    targets = render_views(mesh, condition_cameras(0, 2, mesh)).dense_targets(16)
-    assert targets.shape == (2, 16, 16, 4) and targets.dtype == torch.int8
+    views = render_views(mesh, condition_cameras(0, 2, mesh))
+    targets = views.dense_targets(16)
+    assert targets.shape == (2, 16, 16, 7) and targets.dtype == torch.int8
     middle = targets[:, 7:9, 7:9].float().mean((1, 2)) / 127
     assert (middle[:, 2] < -0.9).all()  # towards the camera
     assert (middle[:, 3] > 0.35).all()  # nearer than the centre
     right, left = targets[:, 8, 12, 0], targets[:, 8, 3, 0]
     assert (right > 50).all() and (left < -50).all()
+    seen = views.alpha == 255
+    assert (views.positions()[seen].norm(dim=1) - 0.4).abs().max() < 0.01  # every pixel sees the sphere
+    points = targets[:, 7:9, 7:9, 4:].float().mean((1, 2)) / 127 / 2
+    towards = torch.nn.functional.normalize(camera_centers(views.extrinsics), dim=1)
+    assert (points - 0.4 * towards).norm(dim=1).max() < 0.05  # the middle sees what is next to the eye
     assert (targets[:, 0, 0] == 0).all()
 
 

@@ -135,7 +135,7 @@ def pack_assets(
         pictures = render_views(mesh, condition_cameras(seed, views, mesh))
         row = {
             "views": pictures.rgb[None],
-            "normals": pictures.dense_targets()[None],
+            "geometry": pictures.dense_targets()[None],
             **quantized_surface(fields),
             "counts": torch.tensor([len(fields)], dtype=torch.int32),
             "category": label(spec["category"], CATEGORY_NAMES),

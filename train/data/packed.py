@@ -97,7 +97,7 @@ class PackedAssets:
                 self.pairs.append({**pair, "source": base + pair["source"], "target": base + pair["target"]})
         wanted = {"counts", "category", "color", "finish", "coords"}
         wanted |= {"views"} if views else set()
-        wanted |= {"normals"} if geometry else set()
+        wanted |= {"geometry"} if geometry else set()
         wanted |= set(SURFACE) if surface else set()
         self._read(files, wanted, views)
         self.offsets = torch.zeros(len(self.captions) + 1, dtype=torch.int64, device=self.device)
@@ -108,7 +108,7 @@ class PackedAssets:
 
         def part(chunk, key: str) -> Tensor:
             rows = chunk.get_slice(key)
-            return rows[:, :views] if key in ("views", "normals") else rows[:]
+            return rows[:, :views] if key in ("views", "geometry") else rows[:]
 
         ends: list[dict[str, int]] = [dict.fromkeys(wanted, 0)]
         for file in files:

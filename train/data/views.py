@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gap3d_app.geometry.cameras import orbit_camera, project
+from gap3d_app.geometry.cameras import orbit_camera, project, unproject
 from gap3d_app.render.mesh import Raster, rasterize, render_mesh
 from gap3d_app.values import Mesh
 
@@ -69,17 +69,28 @@ class Views:
     depth: Tensor
 
     def dense_targets(self, size: int = 32) -> Tensor:
-        """Geometry targets at low resolution: [n, size, size, 4] int8 in -127..127.
+        """Geometry targets at low resolution: [n, size, size, 7] int8 in -127..127, averages over a cell.
 
-        Channels 0..2: camera-space normal averaged over the cell (0 on background); channel 3: depth relative
-        to the distance of the object's centre, nearer positive, in half cube diagonals, 0 on background.
+        Channels 0..2: camera-space normal; channel 3: depth relative to the distance of the object's centre, nearer
+        positive, in half cube diagonals; channels 4..6: position on the object in half sides of its cube. All are 0
+        on background.
         """
         covered = (self.depth > 0).float()
         centre = self.extrinsics[:, 2, 3, None, None]
         relief = (centre - self.depth) / (math.sqrt(3) / 2) * covered
-        maps = torch.cat([self.normal.movedim(-1, 1), relief[:, None]], dim=1)
+        positions = 2 * self.positions() * covered[..., None]
+        maps = torch.cat([self.normal.movedim(-1, 1), relief[:, None], positions.movedim(-1, 1)], dim=1)
         pooled = F.adaptive_avg_pool2d(maps, size)
         return (pooled.clamp(-1, 1) * 127).round().to(torch.int8).movedim(1, -1)
+
+    def positions(self) -> Tensor:
+        """[n, S, S, 3] float32 points of the object's space that the pixels see; any where nothing is seen."""
+        n, size, _ = self.depth.shape
+        axis = (torch.arange(size, device=self.depth.device) + 0.5) / size
+        v, u = torch.meshgrid(axis, axis, indexing="ij")
+        uv = torch.stack([u, v], dim=-1).view(1, -1, 2).expand(n, -1, -1)
+        points = unproject(uv, self.depth.flatten(1), self.extrinsics, self.intrinsics)
+        return points.view(n, size, size, 3)
 
 
 def condition_cameras(seed: int, n: int, mesh: Mesh | None = None) -> Cameras:
