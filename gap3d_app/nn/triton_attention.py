@@ -59,6 +59,7 @@ def _kernel(
     q = tl.load(q_ptr + q_place, mask=there, other=0.0)
     k_ptr += sample * k_batch + head * k_head
     v_ptr += sample * v_batch + head * v_head
+    scale = tl.cast(scale, tl.float32)  # within compiled code it comes as float64
     total = tl.zeros((ROWS, HEAD), tl.float32)
     weight = tl.zeros((ROWS,), tl.float32)
     top = tl.full((ROWS,), float("-inf"), tl.float32)

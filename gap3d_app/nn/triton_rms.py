@@ -33,12 +33,13 @@ def _kernel(
     there = (token < tokens)[:, None] & some[None, :]
     place = (sample * tokens + token)[:, None] * channels + channel[None, :]
     x = tl.load(x_ptr + place, mask=there, other=0.0).to(tl.float32)
+    # Within compiled code numbers come as float64, and so would what they are added to.
     if GATED:
         y = tl.load(y_ptr + place, mask=there, other=0.0).to(tl.float32)
         gain = tl.load(gain_ptr + channel, mask=some, other=0.0).to(tl.float32)
         gate = tl.load(gate_ptr + sample * gate_stride + channel, mask=some, other=0.0).to(tl.float32)
         gain = (2.0 * tl.sigmoid(2.0 * gate) - 1.0) * gain
-        size = tl.rsqrt(tl.sum(y * y, axis=1) / channels + eps)
+        size = tl.rsqrt(tl.sum(y * y, axis=1) / channels + tl.cast(eps, tl.float32))
         total = (x + y * size[:, None] * gain[None, :]).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + place, total, mask=there)
         x = total.to(tl.float32)
@@ -46,7 +47,7 @@ def _kernel(
         gain = tl.load(next_gain_ptr + channel, mask=some, other=0.0).to(tl.float32)
         scale = tl.load(scale_ptr + sample * scale_stride + channel, mask=some, other=0.0).to(tl.float32)
         gain = gain * (1.0 + scale)
-        size = tl.rsqrt(tl.sum(x * x, axis=1) / channels + next_eps)
+        size = tl.rsqrt(tl.sum(x * x, axis=1) / channels + tl.cast(next_eps, tl.float32))
         tl.store(out_ptr + place, (x * size[:, None] * gain[None, :]).to(out_ptr.dtype.element_ty), mask=there)
 
 

@@ -33,7 +33,7 @@ def _kernel(
     x = tl.load(x_ptr + row * stride + channel[None, :], mask=there, other=0.0).to(tl.float32)
     mean = tl.sum(x, axis=1) / channels
     x = tl.where(some[None, :], x - mean[:, None], 0.0)
-    size = tl.rsqrt(tl.sum(x * x, axis=1) / channels + eps)
+    size = tl.rsqrt(tl.sum(x * x, axis=1) / channels + tl.cast(eps, tl.float32))
     weight = tl.load(weight_ptr + channel, mask=some, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=some, other=0.0).to(tl.float32)
     own = x * size[:, None] * weight[None, :] + bias[None, :]

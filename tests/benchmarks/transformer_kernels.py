@@ -37,7 +37,7 @@ def block_kernels() -> None:
     x, y = (torch.randn(2, TOKENS, CHANNELS, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     joined = torch.randn(2, TOKENS, 3 * CHANNELS, device="cuda", dtype=torch.bfloat16)
     gate, scale = torch.randn(1, 1, 2 * CHANNELS, device="cuda", dtype=torch.bfloat16).chunk(2, dim=-1)
-    norm, following = (RMSNorm(CHANNELS).cuda().bfloat16() for _ in range(2))
+    norm, following = (RMSNorm(CHANNELS, eps=1e-5).cuda().bfloat16() for _ in range(2))
     layer, rope = nn.LayerNorm(CHANNELS).cuda().bfloat16(), tiled_rope(37, 37, 64, HEADS, 5, x.device)
     works = {
         "scaled_norm": (2, lambda on: grid_norms.scaled_norm(x, norm, scale, on)),
