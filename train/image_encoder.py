@@ -12,6 +12,8 @@ Heads (thrown away afterwards) read the same layer-normalised tokens that the fl
   to the object, so where a patch belongs in the object's cube is not told by where it is in the picture;
 * all tokens: 512 learnt queries, one per cell of an 8^3 grid in the asset's own frame, cross-attend to the
   tokens and say which of their 4^3 voxels are occupied (binary cross-entropy). This is what teaches pose.
+The heads see the tokens with noise, of a random size up to `noise`: prompts lead to tokens that are not exact (mean
+cosine 0.9), and what is told by a faint direction of a clean token is lost there.
 Augmentation: small crops and shifts, brightness, saturation, noise, half of the assets mirrored (train/mirror.py),
 and for half of the pictures other colours (train/recolor.py), whose colour label is then unknown: categories must
 not be told by their usual colours.
@@ -90,8 +92,9 @@ class ImageEncoderStage(Stage):
 
     trained = ("encoder", "labels", "patches", "occupancy")
 
-    def __init__(self, model: dict, data: str, test: str, views: int, device: str):
+    def __init__(self, model: dict, data: str, test: str, views: int, noise: float, device: str):
         super().__init__()
+        self.noise = noise
         self.encoder = ImageEncoder.from_args(**model)
         self.data = PackedAssets(data, device, views=views, geometry=True)
         self.test = PackedAssets(test, device, views=views, geometry=True)
@@ -122,16 +125,21 @@ class ImageEncoderStage(Stage):
             images, theta = augment(recolored(images, maps), generator)
             grid = F.affine_grid(theta, list(geometry.shape), align_corners=False)
             geometry = F.grid_sample(geometry, grid, align_corners=False)
+        tokens = batch_size, self.encoder.num_tokens, self.encoder.config.hidden_size
+        noise = torch.randn(tokens, generator=generator, device=device)
+        size = self.noise * jitter * torch.rand(batch_size, 1, 1, generator=generator, device=device)
         return {
             "images": images,
             "geometry": geometry,
             "labels": labels,
             "grid": voxels,
+            "noise": size * noise,
         }
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the heads' losses."""
-        tokens = self.encoder.encode(batch["images"])
+        tokens = self.encoder.encode(batch["images"]).float() + batch["noise"]
+        tokens = F.layer_norm(tokens, tokens.shape[-1:])
         side = self.encoder.grid_size
         metrics, loss = {}, 0.0
         logits = self.labels(tokens[:, 0]).float().split(self.sizes, 1)
@@ -193,7 +201,8 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = training_device()
-    run(ImageEncoderStage(config["model"], **config["data"], views=config["views"], device=device), loop, out)
+    settings = {k: config[k] for k in ("views", "noise")}
+    run(ImageEncoderStage(config["model"], **config["data"], **settings, device=device), loop, out)
 
 
 if __name__ == "__main__":

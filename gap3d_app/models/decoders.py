@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gap3d_app.kernels import triton_runs
 from gap3d_app.models.configs import SLatVaeConfig
 from gap3d_app.models.slat_vae import SparseTransformerBase
 from gap3d_app.nn.parallel import Beside
@@ -211,6 +212,11 @@ class SLatMeshDecoder(SparseTransformerBase):
         """The last layer; without gradients in parts, so that the features are never there a second time in `dtype`."""
         if torch.is_grad_enabled():
             return self.out_layer(feats.to(dtype))
+        if feats.is_cuda and dtype == torch.float32 and triton_runs():
+            from gap3d_app.nn import triton_product  # not every machine has triton
+
+            if triton_product.applies(feats, self.out_layer.weight):
+                return triton_product.wide_product(feats, self.out_layer.weight, self.out_layer.bias)
         surface = feats.new_empty(len(feats), self.out_channels, dtype=dtype)
         weight, bias = self.out_layer.weight.t(), self.out_layer.bias
         for rows, part in zip(feats.split(ROWS_AT_ONCE), surface.split(ROWS_AT_ONCE), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from weakref import ref
 
 import torch
@@ -138,10 +139,7 @@ def subdivided_sites(sites: Sites) -> Sites:
     """Sites (b, 2x+i, 2y+j, 2z+k), i slowest; with a neighbour map if the coarse sites have one."""
 
     def make() -> Sites:
-        axis = torch.arange(2, dtype=torch.int32, device=sites.coords.device)
-        child = torch.cartesian_prod(axis, axis, axis)
-        child = torch.cat([child.new_zeros(8, 1), child], dim=1)
-        scale = child.new_tensor([1, 2, 2, 2])
+        scale, child = _child_places(sites.coords.device)
         fine = Sites((sites.coords[:, None] * scale + child).reshape(-1, 4), [8 * n for n in sites.lengths])
         fine.cache["extent"] = tuple(2 * v for v in sites.extent)
         return fine
@@ -152,6 +150,15 @@ def subdivided_sites(sites: Sites) -> Sites:
     return fine
 
 
+@cache
+@torch.inference_mode(False)
+def _child_places(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors [4] of a voxel's (batch, x, y, z) and what its children [8, 4] add to it, int32."""
+    axis = torch.arange(2, dtype=torch.int32)
+    child = torch.nn.functional.pad(torch.cartesian_prod(axis, axis, axis), (1, 0))
+    return torch.tensor([1, 2, 2, 2], dtype=torch.int32).to(device), child.to(device)
+
+
 def _fine_neighbours(coarse: Tensor) -> Tensor:
     """Neighbour map after subdivision: the neighbour of a child is a child of a neighbour of its parent."""
     step, half = _child_neighbours(coarse.device)
@@ -160,13 +167,15 @@ def _fine_neighbours(coarse: Tensor) -> Tensor:
     return fine.view(-1, 27)
 
 
+@cache
+@torch.inference_mode(False)
 def _child_neighbours(device: torch.device) -> tuple[Tensor, Tensor]:
     """For child c and tap k, at 27c + k: which neighbour of the parent, and which child of it [216] int32."""
     # Per axis: child 0 or 1 moved by -1, 0, 1 lands in the parent's neighbour `step` as child `half`.
-    axis = torch.arange(3, dtype=torch.int32, device=device)
+    axis = torch.arange(3, dtype=torch.int32)
     target = axis[:2, None] + axis - 1
     step, half = target.div(2, rounding_mode="floor") + 1, target % 2
-    return _outer3(step, 3).reshape(-1), _outer3(half, 2).reshape(-1)
+    return _outer3(step, 3).reshape(-1).to(device), _outer3(half, 2).reshape(-1).to(device)
 
 
 def _outer3(table: Tensor, base: int) -> Tensor:
@@ -220,7 +229,7 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     device = coarse_map.device
     weight = conv.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)  # [27, C, O]
     near = _near_parents(device)
-    taps = (_fold(weight) @ weight.flatten(1)).view(8, 8, *weight.shape[1:])
+    taps = (_fold(weight.device, weight.dtype) @ weight.flatten(1)).view(8, 8, *weight.shape[1:])
 
     def by_torch() -> Tensor:
         children = []
@@ -238,10 +247,12 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     return SparseTensor(feats, sites=fine)
 
 
+@cache
+@torch.inference_mode(False)
 def _near_parents(device: torch.device) -> Tensor:
     """[8 children, 8 parents] columns of the coarse map."""
-    halves = torch.arange(2, device=device)
-    return _outer3(halves[:, None] + halves, 3)
+    halves = torch.arange(2)
+    return _outer3(halves[:, None] + halves, 3).to(device)
 
 
 def prepare_subdivision(sites: Sites, first: SparseConv3d, second: SparseConv3d) -> Sites:
@@ -258,9 +269,11 @@ def prepare_subdivision(sites: Sites, first: SparseConv3d, second: SparseConv3d)
     return fine
 
 
-def _fold(like: Tensor) -> Tensor:
+@cache
+@torch.inference_mode(False)
+def _fold(device: torch.device, dtype: torch.dtype) -> Tensor:
     """[64, 27] of 0 and 1: which entries of the kernel meet neighbour n of the parent, for child c, in row 8c + n."""
     # Per axis: a child 0 sees its parent's left neighbour through tap 0 and its parent through taps 1 and 2;
     # a child 1 sees its parent through taps 0 and 1 and the right neighbour through tap 2.
-    axis = like.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-    return torch.einsum("iau,jbv,kcw->ijkabcuvw", axis, axis, axis).reshape(64, 27)
+    axis = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+    return torch.einsum("iau,jbv,kcw->ijkabcuvw", axis, axis, axis).reshape(64, 27).to(device, dtype)

@@ -1,4 +1,4 @@
-"""Runs the kernels of transformers in triton's interpreter, on the CPU; started by test_rotation."""
+"""Runs the kernels of dense networks in triton's interpreter, on the CPU; started by test_rotation."""
 
 import os
 
@@ -13,6 +13,7 @@ from gap3d_app.nn.attention_kernels import TILES, Tile  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
 from gap3d_app.nn.norms import RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
+from gap3d_app.nn.triton_product import wide_product  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
 
 
@@ -72,8 +73,21 @@ def check_attention(queries: int, keys: int, tile: Tile) -> None:
     assert distance < 1e-3, (queries, keys, tile, distance)
 
 
+def check_product(rows: int, channels: int, columns: int) -> None:
+    """Small weights beside large ones, so that a single half would not do."""
+    x = torch.randn(rows, channels).half()
+    weight, bias = torch.randn(columns, channels) * torch.logspace(-4, 2, columns)[:, None], torch.randn(columns)
+    made = wide_product(x, weight, bias)
+    exact = x.double() @ weight.double().t() + bias.double()
+    assert made.dtype == torch.float32
+    distance = ((made.double() - exact).norm(dim=0) / exact.norm(dim=0)).max().item()
+    assert distance < 1e-6, (rows, channels, columns, distance)
+
+
 with torch.no_grad():
     torch.manual_seed(0)
+    check_product(130, 96, 101)
+    check_product(5, 20, 3)
     for tile in TILES.values():
         check_attention(5, 3, tile)
         check_attention(130, 256, tile)

@@ -86,7 +86,7 @@ class Runs:
         model, p = MODELS.get(name), self.part
         condition = {"drop": 0.1, "noise": 0.6}
         if name == "image_encoder":
-            return ImageEncoderStage(model, **data, views=2)
+            return ImageEncoderStage(model, **data, views=2, noise=0.5)
         if name == "language_model":
             settings = dict(stress=4.0, views=2, tokenizer=out / "tokenizer.json", vocabulary=400)
             return LanguageModelStage(model, **data, **settings)
