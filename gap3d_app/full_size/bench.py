@@ -12,7 +12,7 @@ from gap3d_app.full_size import stages
 from gap3d_app.full_size.measure import machine, matmul_rate
 from gap3d_app.full_size.networks import COND_TOKENS, PROMPT_TOKENS
 from gap3d_app.full_size.stages import FAST, OURS, REFERENCE, Results, best_mode
-from gap3d_app.nn.attention_kernels import FIXED_LENGTHS, TILED, AttentionSize, kernel_times
+from gap3d_app.nn.attention_kernels import FIXED_LENGTHS, AttentionSize, kernel_times
 
 VOXELS = (8048, 20216)
 PARTS = ("grid", "structure", "slat", "decoders")
@@ -53,7 +53,7 @@ def bench(
         raise InputError(f"{unknown[0]!r} is not a part of the measurement; these are: {', '.join(PARTS)}.")
     device, results, sizes = torch.device("cuda", torch.cuda.current_device()), Results(say=say), list(voxels)
     rate = matmul_rate(device)
-    attention = {name: kernel_times(size, device, FIXED_LENGTHS + TILED) for name, size in ATTENTION.items()}
+    attention = {name: kernel_times(size, device, (*FIXED_LENGTHS, "tiles")) for name, size in ATTENTION.items()}
     if "grid" in parts:
         stages.grid_stage(results, device, runs)
     if "structure" in parts:

@@ -6,7 +6,7 @@ torch's own choice follows a fixed order; on one H200 that is not the fastest fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -72,25 +72,12 @@ def rounded_attention(
     return (out[:, :, :length] / (1 - extra * torch.exp(score - sums[:, :, :length]))).to(q.dtype)
 
 
-class Tile(NamedTuple):
-    """What a program of the Triton kernel takes at a time, `rows` queries and `columns` keys, with which resources."""
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-
-
-TILES = {"tiles, 4 warps": Tile(128, 64, 4, 3), "tiles, 8 warps": Tile(128, 64, 8, 3)}
-TILED = tuple(TILES)
-
-
-def _tiled(q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> Tensor:
+def _tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from gap3d_app.nn import triton_attention  # not every machine has triton
 
     if not triton_attention.applies(q):
         return F.scaled_dot_product_attention(q, k, v)
-    return triton_attention.tiled_attention(q, k, v, tile)
+    return triton_attention.tiled_attention(q, k, v)
 
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -99,13 +86,13 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cudnn": _cudnn,
     "rounded": rounded_attention,
     "rounded queries": _rounded_queries,
-    **{name: partial(_tiled, tile=tile) for name, tile in TILES.items()},
+    "tiles": _tiled,
 }
 """Functions of q [B, H, N, D], k and v [B, H, M, D]; all but "torch" need CUDA and half precision."""
 
 FIXED_LENGTHS = ("torch", "flash", "cudnn")
-ANY_LENGTH = ("flash", "rounded", *TILED)
-ANY_QUERIES = ("flash", "rounded queries", *TILED)
+ANY_LENGTH = ("flash", "rounded", "tiles")
+ANY_QUERIES = ("flash", "rounded queries", "tiles")
 """Kernels worth a trial where lengths are always the same, where they vary, and where those of the keys do not."""
 
 COMPOSED = ("rounded", "rounded queries")
@@ -155,10 +142,10 @@ def kernel_times(
     q, k, v = (torch.randn(shape, dtype=size.dtype, device=device).transpose(1, 2) for shape in shapes)
     times = {}
     for name in among:
-        if name in CUDNN and size.channels not in CUDNN_CHANNELS or name in TILED and not triton_fits():
+        if name in CUDNN and size.channels not in CUDNN_CHANNELS or name == "tiles" and not triton_fits():
             continue
         kernel = KERNELS[name]
-        if compiled and name in (*COMPOSED, *TILED):
+        if compiled and name in (*COMPOSED, "tiles"):
             kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
         try:
             with torch.no_grad():

@@ -12,9 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gap3d_app.nn.attention_kernels import Tile
-
 LOG2_E = 1.4426950408889634
+
+ROWS, COLUMNS, WARPS, STAGES = 128, 64, 8, 3
+"""Queries and keys that a program takes at a time, and its resources."""
 
 
 @triton.jit
@@ -76,25 +77,23 @@ def _kernel(
     tl.store(out_ptr + place, (total / weight[:, None]).to(out_ptr.dtype.element_ty), mask=there)
 
 
-def tiled_attention(q: Tensor, k: Tensor, v: Tensor, tile: Tile) -> Tensor:
+def tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention with scale 1/sqrt(D), summed in float32 and rounded once.
 
     Args:
         q: [B, H, N, D] float16 or bfloat16; D is a power of two from 16 to 128, and a head's channels lie side by side.
         k, v: [B, H, M, D], likewise.
-        tile: the part that one program takes.
 
     Returns:
         [B, H, N, D], in memory [B, N, H, D].
     """
     batch, heads, queries, channels = q.shape
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    rows, columns, warps, stages = tile
     out = q.new_empty(batch, queries, heads, channels)
-    _kernel[((queries + rows - 1) // rows, batch * heads)](
+    _kernel[((queries + ROWS - 1) // ROWS, batch * heads)](
         q, k, v, out, q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
         v.stride(0), v.stride(1), v.stride(2), heads, queries, k.shape[2], channels**-0.5 * LOG2_E,
-        HEAD=channels, ROWS=rows, COLUMNS=columns, num_warps=warps, num_stages=stages,
+        HEAD=channels, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return out.transpose(1, 2)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 WIDEST = 8192
 """Channels of a row, at most."""
 
-ROWS, WARPS = 4, 8
+ROWS, WARPS = 2, 8
 """Of a program."""
 
 

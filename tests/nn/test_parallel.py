@@ -88,10 +88,10 @@ def test_beside_is_nothing_on_a_processor() -> None:
 def test_beside_does_not_wait_for_the_queue() -> None:
     x = torch.arange(1000, device="cuda")
     with Beside(x.device):
-        x.sum().item()  # the side stream exists, the memory is there
+        (x * 2).sum().item()  # the side stream exists, the memory and the kernels are there
     for _ in range(2):  # the second time with memory of the first
         beside, done = Beside(x.device), torch.cuda.Event()
-        torch.cuda._sleep(1 << 28)  # more than a tenth of a second
+        torch.cuda._sleep(1 << 30)  # about half a second
         done.record()
         with beside:
             twice = x * 2
