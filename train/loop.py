@@ -6,6 +6,7 @@ lives there. This file owns what they share:
 * mixed precision and data parallelism by accelerate (`accelerate launch -m train.<stage> --config ...`);
 * Muon for the matrices inside transformer blocks, AdamW for the rest; warm-up, then cosine to a floor;
 * an exponential moving average with warm-up, which is what gets sampled and exported;
+* the next batch, drawn while the device works on the backward pass;
 * checkpoints to resume from (train/checkpoints.py);
 * scalars to TensorBoard and to `log.jsonl`.
 """
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gap3d_app.models.checkpoint import load_model
+from gap3d_app.nn.parallel import Beside
 from train.checkpoints import Ema, find_checkpoint, load_checkpoint, save_checkpoint
 from train.muon import BatchedMuon
 from train.profiling import StepProfile
@@ -79,7 +81,11 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def next_batch(self, batch_size: int, generator: torch.Generator) -> dict:
-        """A batch on the training device, drawn with `generator`."""
+        """A batch on the training device, drawn with `generator`.
+
+        On CUDA it is made beside the step before: what asks the device for results, such as maps of voxels, belongs
+        here and not into `forward`, where all waits for the answer.
+        """
 
     @abstractmethod
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -216,18 +222,23 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     start = mark = time.perf_counter()
     metrics: dict[str, Tensor] = {}
     last: dict[str, float] = {}
-    out_of_time, left_out = False, 0
+    out_of_time, left_out, following = False, 0, None
     while step < cfg.steps and not out_of_time:
         factor = lr_factor(step, spent + time.perf_counter() - start, cfg)
         for optimizer in prepared:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
+        beside = Beside(device)
         try:
-            batch = stage.next_batch(cfg.batch_size, generator)
+            batch = following or stage.next_batch(cfg.batch_size, generator)
             with accelerator.autocast():
                 loss, metrics = model(batch)
             accelerator.backward(loss)
+            drawn = generator.clone_state()  # a checkpoint knows nothing of the batch that follows
+            with beside:
+                following = stage.next_batch(cfg.batch_size, generator)
         except torch.OutOfMemoryError:
+            batch = following = None
             left_out += 1
             if left_out > MOST_LEFT_OUT or accelerator.num_processes > 1:
                 raise
@@ -255,14 +266,14 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
             _draw(stage, ema, out, step, logger)
         if main and cfg.save_every and step % cfg.save_every == 0:
             seconds = spent + time.perf_counter() - start
-            save_checkpoint(checkpoint, step, params, ema, optimizers, generator, seconds)
+            save_checkpoint(checkpoint, step, params, ema, optimizers, drawn, seconds)
         out_of_time = bool(cfg.minutes) and spent + time.perf_counter() - start > cfg.minutes * 60
         if accelerator.num_processes > 1:  # clocks differ; all processes must leave after the same step
             out_of_time = bool(broadcast(torch.tensor(out_of_time, device=device)))
     bar.close()
     if main:
         save_checkpoint(
-            checkpoint, step, params, ema, optimizers, generator, spent + time.perf_counter() - start
+            checkpoint, step, params, ema, optimizers, drawn, spent + time.perf_counter() - start
         )
         if cfg.keep:
             torch._foreach_lerp_(list(ema.shadow.values()), begun, cfg.keep)

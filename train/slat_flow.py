@@ -17,7 +17,9 @@ from torch import Tensor
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models.checkpoint import load_model, save_model
 from gap3d_app.models.slat_flow import SLatFlowModel
-from gap3d_app.sparse.tensor import SparseTensor
+from gap3d_app.sparse.conv import neighbour_map
+from gap3d_app.sparse.resample import pooled_sites, unpooled_products
+from gap3d_app.sparse.tensor import Sites, SparseTensor
 from train.data.packed import PackedAssets
 from train.flow_matching import ConditionSource, noisy_state, sample_times
 from train.loop import Stage, compile_modules, read_config, run, training_device
@@ -26,6 +28,16 @@ from train.samples import photo, save_sheet, slat_photos
 
 ENCODED_AT_ONCE = 256
 """Assets; with fewer the device waits for launches."""
+
+
+def flow_sites(coords: Tensor) -> Sites:
+    """Voxels [N, 4] with the maps that a flow that pools once needs of them."""
+    sites = Sites(coords)
+    coarse, _ = pooled_sites(sites)
+    for level in (sites, coarse):
+        neighbour_map(level)
+    unpooled_products(coarse)
+    return sites
 
 
 class SLatFlowStage(Stage):
@@ -91,11 +103,11 @@ class SLatFlowStage(Stage):
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         x_t, velocity = noisy_state(x0, noise, t[batch][:, None])
         cond = self.condition(data, ids, generator, maps[variant, ids], from_text)
-        return {"x": x_t, "coords": coords, "t": t * 1000, "v": velocity, "cond": cond}
+        return {"x": x_t, "sites": flow_sites(coords), "t": t * 1000, "v": velocity, "cond": cond}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the velocity over all voxels."""
-        v = self.flow(SparseTensor(batch["x"], batch["coords"]), batch["t"], batch["cond"])
+        v = self.flow(SparseTensor(batch["x"], sites=batch["sites"]), batch["t"], batch["cond"])
         return (v.feats.float() - batch["v"]).square().mean(), {}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:

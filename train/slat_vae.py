@@ -22,7 +22,9 @@ from torch import Tensor
 from gap3d_app.models.checkpoint import save_model
 from gap3d_app.models.decoders import SLatGaussianDecoder, SLatMeshDecoder
 from gap3d_app.models.slat_vae import SLatEncoder
-from gap3d_app.sparse.tensor import SparseTensor
+from gap3d_app.sparse.attention import attention_sets
+from gap3d_app.sparse.conv import neighbour_map
+from gap3d_app.sparse.tensor import Sites, SparseTensor
 from train.data.packed import FINE, LATTICE, PackedAssets, Voxels
 from train.loop import Stage, read_config, run, training_device
 from train.recolor import color_maps, recolored_rows
@@ -180,7 +182,7 @@ class SLatVaeStage(Stage):
         return self._with_crop(voxels, batch_size, generator)
 
     def _with_crop(self, voxels: Voxels, batch_size: int, generator: torch.Generator) -> dict:
-        """Add the rows of one box per asset, `crop` voxels wide and centred on a random voxel of it."""
+        """Add the rows of one box per asset, `crop` voxels wide and centred on a random voxel of it; maps of both."""
         batch = voxels.coords[:, 0].long()
         counts = torch.bincount(batch, minlength=batch_size)
         pick = torch.rand(batch_size, generator=generator, device=generator.device)
@@ -188,19 +190,23 @@ class SLatVaeStage(Stage):
         center = voxels.coords[seed_rows, 1:]
         reach = (voxels.coords[:, 1:] - center[batch]).abs().amax(1)
         rows = torch.nonzero(reach <= self.crop // 2).squeeze(1)
-        return {"voxels": voxels, "rows": rows}
+        sites, crop = Sites(voxels.coords), Sites(voxels.coords[rows])
+        for block in self.encoder.blocks:  # the decoders have the same windows
+            attention_sets(SparseTensor(voxels.coords, sites=sites), *block.sets)
+        neighbour_map(crop)
+        return {"voxels": voxels, "rows": rows, "sites": sites, "crop": crop}
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """All terms, weighted."""
         voxels: Voxels = batch["voxels"]
-        features = SparseTensor(voxels.features(), voxels.coords)
+        features = SparseTensor(voxels.features(), sites=batch["sites"])
         mean, logvar = self.encoder.posterior(features)
         slat = features.replace(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean))
         kl = kl_divergence(mean.float(), logvar.float())
         terms = self.gaussian_loss(self.gaussians, self.gaussians(slat), voxels)
         trunk = self.mesh.trunk(slat)
         rows = batch["rows"]
-        fine = SparseTensor(trunk.feats[rows], voxels.coords[rows])
+        fine = SparseTensor(trunk.feats[rows], sites=batch["crop"])
         for block in self.mesh.upsample:
             fine = block(fine)
         raw = self.mesh.out_layer(fine.feats)

@@ -56,16 +56,7 @@ def unpooled_conv(x: SparseTensor, conv: SparseConv3d, factor: int = 2) -> Spars
     product at the fine rows, and the sums run over the few output channels.
     """
     fine, parent = _pooled_from(x.sites, factor)
-
-    def make() -> tuple[Tensor, Tensor]:
-        neighbours = neighbour_map(fine)
-        there = neighbours < len(fine)
-        taps = torch.arange(27, device=parent.device)
-        product = parent[neighbours.clamp(max=max(len(fine) - 1, 0))] * 27 + taps
-        counts = there.sum(1)
-        return product[there].int(), (counts.cumsum(0) - counts).int()
-
-    index, starts = x.sites.cached(("unpooled products", factor), make)
+    index, starts = unpooled_products(x.sites, factor)
     out_channels, in_channels = conv.out_channels, conv.in_channels
     taps = conv.conv.weight.reshape(out_channels, 27, in_channels).permute(2, 1, 0).reshape(in_channels, -1)
     products = (x.feats @ taps).view(-1, out_channels)
@@ -74,6 +65,21 @@ def unpooled_conv(x: SparseTensor, conv: SparseConv3d, factor: int = 2) -> Spars
     else:
         total = nn.functional.embedding_bag(index, products, starts, mode="sum")
     return SparseTensor(total + conv.conv.bias, sites=fine)
+
+
+def unpooled_products(coarse: Sites, factor: int = 2) -> tuple[Tensor, Tensor]:
+    """Which products make up the fine voxels of `unpooled_conv`: numbers [P] and each voxel's first one [T] int32."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        fine, parent = _pooled_from(coarse, factor)
+        neighbours = neighbour_map(fine)
+        there = neighbours < len(fine)
+        taps = torch.arange(27, device=parent.device)
+        product = parent[neighbours.clamp(max=max(len(fine) - 1, 0))] * 27 + taps
+        counts = there.sum(1)
+        return product[there].int(), (counts.cumsum(0) - counts).int()
+
+    return coarse.cached(("unpooled products", factor), make)
 
 
 class _SumOfProducts(torch.autograd.Function):
