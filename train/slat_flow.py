@@ -36,6 +36,7 @@ def flow_sites(coords: Tensor) -> Sites:
     coarse, _ = pooled_sites(sites)
     for level in (sites, coarse):
         neighbour_map(level)
+        level.segments.padding  # noqa: B018  made for the rows' times
     unpooled_products(coarse)
     return sites
 

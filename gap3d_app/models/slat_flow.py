@@ -168,7 +168,7 @@ class SLatFlowModel(TorsoModule):
         h, skips = self._enter(x, levels)
         segments: Segments | None = h.sites.segments
         tokens = h.feats
-        if segments.slots is None:
+        if segments.starts is None:
             # Batch elements of equal length are a dense tensor already.
             tokens, segments = tokens.view(segments.count, segments.length, -1), None
 

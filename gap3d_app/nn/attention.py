@@ -7,7 +7,8 @@ serves all of them, and a mask hides the padding. Sets of equal length need neit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,20 @@ from gap3d_app.nn.attention_kernels import attend
 from gap3d_app.nn.norms import MultiHeadRMSNorm
 
 
+class Padding(NamedTuple):
+    """Where rows go when every set gets the same number of slots.
+
+    Attributes:
+        gather: [S * L] int64, the row in every slot (0 in empty slots).
+        slots: [T] int64, the slot of every row.
+        mask: [S, L] bool, True for slots that hold a row.
+    """
+
+    gather: Tensor
+    slots: Tensor
+    mask: Tensor
+
+
 @dataclass(frozen=True)
 class Segments:
     """Which rows of a packed tensor form a set.
@@ -25,20 +40,16 @@ class Segments:
     Attributes:
         count: S, number of sets.
         length: L, slots per set (at least the size of the longest).
-        gather: [S * L] int64, the row in every slot (0 in empty slots), or None when row s*L + i already is
-            slot i of set s and no slot is empty.
-        slots: [T] int64, the slot of every row; None exactly when `gather` is None.
-        mask: [S, L] bool, True for slots that hold a row; None when all do.
-        starts: [S + 1] int32, where each set begins among the rows sorted by set, and T; None when `gather` is.
+        rows: T.
+        starts: [S + 1] int32, where each set begins among the rows sorted by set, and T; None when row s*L + i is
+            row i of set s, for all sets of L rows.
         order: [T] int64, the rows sorted by set; None when they are so already.
         places: [T] int64, the inverse of `order`.
     """
 
     count: int
     length: int
-    gather: Tensor | None = None
-    slots: Tensor | None = None
-    mask: Tensor | None = None
+    rows: int
     starts: Tensor | None = None
     order: Tensor | None = None
     places: Tensor | None = None
@@ -47,42 +58,53 @@ class Segments:
     def consecutive(lengths: list[int], device: torch.device) -> Segments:
         """Sets that are runs of consecutive rows, lengths known on the host."""
         if lengths and min(lengths) == max(lengths):
-            return Segments(len(lengths), lengths[0])
-        sizes = torch.tensor(lengths, device=device)
-        packed = Segments._padded(torch.arange(sum(lengths), device=device), sizes, max(lengths))
-        return replace(packed, order=None, places=None)
+            return Segments(len(lengths), lengths[0], sum(lengths))
+        return Segments._of_sizes(torch.tensor(lengths, device=device), max(lengths), sum(lengths))
 
     @staticmethod
     def grouped(keys: Tensor) -> Segments:
         """Sets of rows with the same key ([T] integers, in any order)."""
-        order = torch.argsort(keys, stable=True)
-        _, sizes = torch.unique_consecutive(keys[order], return_counts=True)
-        return Segments._padded(order, sizes, int(sizes.max()))
+        ordered, order = torch.sort(keys, stable=True)
+        _, sizes = torch.unique_consecutive(ordered, return_counts=True)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=order.device)
+        return Segments._of_sizes(sizes, int(sizes.max()), len(order), order, places)
 
     @staticmethod
-    def _padded(order: Tensor, sizes: Tensor, longest: int) -> Segments:
-        count, device = sizes.shape[0], order.device
+    def _of_sizes(
+        sizes: Tensor, longest: int, rows: int, order: Tensor | None = None, places: Tensor | None = None
+    ) -> Segments:
         # Fused kernels want the key length to be a multiple of 8.
-        length = -(-longest // 8) * 8 if device.type == "cuda" else longest
-        starts = torch.cumsum(sizes, 0) - sizes
-        group = torch.repeat_interleave(torch.arange(count, device=device), sizes, output_size=len(order))
-        place = group * length + torch.arange(len(order), device=device) - starts[group]
-        gather = torch.zeros(count * length, dtype=torch.int64, device=device)
-        gather[place] = order
-        slots = torch.empty_like(order)
-        slots[order] = place
-        slot = torch.arange(length, device=device)
+        length = -(-longest // 8) * 8 if sizes.device.type == "cuda" else longest
+        starts = F.pad(torch.cumsum(sizes, 0), (1, 0)).int()
+        return Segments(sizes.shape[0], length, rows, starts, order, places)
+
+    @cached_property
+    def padding(self) -> Padding | None:
+        """Made when asked for: kernels of variable length do without. None when no slot is empty and none moves."""
+        if self.starts is None:
+            return None
+        starts, device = self.starts.long(), self.starts.device
+        sizes = starts.diff()
+        group = torch.repeat_interleave(torch.arange(self.count, device=device), sizes, output_size=self.rows)
+        row = torch.arange(self.rows, device=device)
+        slots = group * self.length + row - starts[group]
+        gather = torch.zeros(self.count * self.length, dtype=torch.int64, device=device)
+        gather[slots] = row if self.order is None else self.order
+        slot = torch.arange(self.length, device=device)
         # An empty set keeps one visible slot: a softmax over nothing would be NaN.
         mask = slot[None, :] < sizes.clamp(min=1)[:, None]
-        bounds = torch.cat([starts, starts.new_full((1,), len(order))]).int()
-        places = torch.empty_like(order)
-        places[order] = torch.arange(len(order), device=device)
-        return Segments(count, length, gather, slots, mask, bounds, order, places)
+        return Padding(gather, slots if self.places is None else slots[self.places], mask)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[S, L] bool, True for slots that hold a row; None when all do."""
+        return None if self.padding is None else self.padding.mask
 
     def pad(self, x: Tensor) -> Tensor:
         """[T, ...] -> [S, L, ...]; empty slots hold some row and must be masked."""
-        if self.gather is not None:
-            x = permuted(x, self.gather, self.slots)
+        if self.padding is not None:
+            x = permuted(x, self.padding.gather, self.padding.slots)
         return x.reshape(self.count, self.length, *x.shape[1:])
 
     def sorted(self, x: Tensor) -> Tensor:
@@ -96,7 +118,7 @@ class Segments:
     def unpad(self, x: Tensor) -> Tensor:
         """[S, L, ...] -> [T, ...]."""
         x = x.reshape(self.count * self.length, *x.shape[2:])
-        return x if self.slots is None else x.index_select(0, self.slots)
+        return x if self.padding is None else x.index_select(0, self.padding.slots)
 
 
 class _Permute(torch.autograd.Function):
@@ -177,10 +199,10 @@ def rows_of_segments(values: Tensor, segments: Segments) -> Tensor:
     """Value of its set for every row: [S, K] -> [T, K], or [1, K] when one value serves all sets."""
     if values.shape[0] == 1:
         return values
-    if segments.slots is None:
+    if segments.padding is None:
         return values.repeat_interleave(segments.length, 0)
     # Through a one-hot product the backward is a product too, not a scatter with atomics.
-    owner = F.one_hot(segments.slots // segments.length, segments.count).to(values.dtype)
+    owner = F.one_hot(segments.padding.slots // segments.length, segments.count).to(values.dtype)
     return owner @ values
 
 

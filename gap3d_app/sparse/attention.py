@@ -80,7 +80,7 @@ class ModulatedSparseCrossBlock(ModulatedCrossBlock):
     def forward(self, x: SparseTensor, mod: Tensor, context: Tensor) -> SparseTensor:
         """x [T, C], mod [B, C] (or [B, 6C] if shared), dense context [B, M, D]."""
         segments = x.sites.segments
-        if segments.slots is not None:
+        if segments.starts is not None:
             return x.replace(super().forward(x.feats, mod, context, segments))
         # Batch elements of equal length are a dense tensor already.
         dense = x.feats.view(segments.count, segments.length, -1)

@@ -150,7 +150,7 @@ def test_windows() -> None:
 
     def groups(shift: int) -> list[int]:
         segments = sites.windows(8, shift)
-        return (segments.slots // segments.length).tolist()
+        return (segments.padding.slots // segments.length).tolist()
 
     assert groups(0)[0] == groups(0)[1] and groups(4)[0] != groups(4)[1]
     assert groups(4)[4] != groups(4)[5] == groups(4)[6]
