@@ -222,7 +222,7 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     start = mark = time.perf_counter()
     metrics: dict[str, Tensor] = {}
     last: dict[str, float] = {}
-    out_of_time, left_out, following = False, 0, None
+    out_of_time, left_out, following, drawn = False, 0, None, generator.clone_state()
     while step < cfg.steps and not out_of_time:
         factor = lr_factor(step, spent + time.perf_counter() - start, cfg)
         for optimizer in prepared:

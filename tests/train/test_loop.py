@@ -83,6 +83,17 @@ def test_resumed_run_equals_an_uninterrupted_one(runs, name, tmp_path):
     assert steps == sorted(steps) and set(steps) == {1, 2}
 
 
+def test_a_finished_run_leaves_its_checkpoint_as_it_is(runs, tmp_path):
+    """A second time no step is left, so that no batch is drawn."""
+    states = []
+    for _ in range(2):
+        run(runs.stage("probe", tmp_path), LoopConfig(steps=1, batch_size=2), tmp_path / "run")
+        whole = tmp_path / "run" / "checkpoint"
+        states.append({name: load_file(whole / f"{name}.safetensors") for name in ("weights", "random")})
+    for first, second in zip(*(state.values() for state in states), strict=True):
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first if k != "cpu")
+
+
 def test_a_run_may_start_from_a_saved_network(runs, tmp_path):
     loop = LoopConfig(steps=1, batch_size=2, lr=0.0, log_every=1)
     run(runs.stage("structure_vae", tmp_path), loop, tmp_path / "first")
