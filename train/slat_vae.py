@@ -192,7 +192,7 @@ class SLatVaeStage(Stage):
         rows = torch.nonzero(reach <= self.crop // 2).squeeze(1)
         sites, crop = Sites(voxels.coords), Sites(voxels.coords[rows])
         for block in self.encoder.blocks:  # the decoders have the same windows
-            attention_sets(SparseTensor(voxels.coords, sites=sites), *block.sets)
+            attention_sets(sites, *block.sets)
         neighbour_map(crop)
         return {"voxels": voxels, "rows": rows, "sites": sites, "crop": crop}
 

@@ -209,7 +209,7 @@ class SLatMeshDecoder(SparseTransformerBase):
         return h.replace(self._surface(h.feats, x.dtype))
 
     def _surface(self, feats: Tensor, dtype: torch.dtype) -> Tensor:
-        """The last layer; without gradients in parts, so that the features are never there a second time in `dtype`."""
+        """The last layer; without gradients so that all features are never there a second time in `dtype`."""
         if torch.is_grad_enabled():
             return self.out_layer(feats.to(dtype))
         if feats.is_cuda and dtype == torch.float32 and triton_runs():

@@ -60,7 +60,7 @@ class SparseTransformerBase(TorsoModule):
         rows, before = h.feats, None
         for block in self.blocks:
             rows, before = _moved(rows, h, before, block.sets), block.sets
-            sets = replace(attention_sets(h, *block.sets), order=None, places=None)
+            sets = replace(attention_sets(h.sites, *block.sets), order=None, places=None)
             rows = self.advance(block, rows, sets)
         return _moved(rows, h, before, None)
 
@@ -84,8 +84,8 @@ def _numbers(x: SparseTensor, before: Order, after: Order) -> Tensor | None:
     """[T] int64: where the rows of the order `after` stand in the order `before`; None when those are the same."""
 
     def make() -> Tensor | None:
-        back = None if before is None else attention_sets(x, *before).places
-        order = None if after is None else attention_sets(x, *after).order
+        back = None if before is None else attention_sets(x.sites, *before).places
+        order = None if after is None else attention_sets(x.sites, *after).order
         if back is None or order is None:
             return order if back is None else back
         return back[order]

@@ -6,17 +6,17 @@ from torch import Tensor
 
 from gap3d_app.nn.attention import MultiHeadAttention, Segments
 from gap3d_app.nn.transformer import ModulatedCrossBlock, TransformerBlock
-from gap3d_app.sparse.tensor import SparseTensor
+from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 
 def attention_sets(
-    x: SparseTensor, attn_mode: str = "full", window_size: int | None = None, shift_window: int = 0
+    sites: Sites, attn_mode: str = "full", window_size: int | None = None, shift_window: int = 0
 ) -> Segments:
     """Rows that attend to each other: whole batch elements ("full"), or windows of them ("windowed")."""
     if attn_mode == "full":
-        return x.sites.segments
+        return sites.segments
     if attn_mode == "windowed" and window_size:
-        return x.sites.windows(window_size, shift_window)
+        return sites.windows(window_size, shift_window)
     raise ValueError(f"attention mode {attn_mode!r} is neither 'full' nor 'windowed' with a window size")
 
 
@@ -48,7 +48,7 @@ class SparseMultiHeadAttention(MultiHeadAttention):
 
     def forward(self, x: SparseTensor, context: SparseTensor | Tensor | None = None) -> SparseTensor:
         """Attend inside `x`, or to a context: dense [B, M, D] or sparse."""
-        segments, context_segments = attention_sets(x, *self.sets), None
+        segments, context_segments = attention_sets(x.sites, *self.sets), None
         if isinstance(context, SparseTensor):
             context, context_segments = context.feats, context.sites.segments
         return x.replace(super().forward(x.feats, context, segments, context_segments))
@@ -71,7 +71,7 @@ class SparseTransformerBlock(TransformerBlock):
         self.sets = (attn_mode, window_size, shift_window)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        return x.replace(super().forward(x.feats, attention_sets(x, *self.sets)))
+        return x.replace(super().forward(x.feats, attention_sets(x.sites, *self.sets)))
 
 
 class ModulatedSparseCrossBlock(ModulatedCrossBlock):
