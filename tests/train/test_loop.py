@@ -14,6 +14,8 @@ from train.checkpoints import Ema, find_checkpoint, load_checkpoint, save_checkp
 from train.loop import LoopConfig, Stage, lr_factor, run
 from train.profiling import WARM_UP
 
+pytestmark = pytest.mark.usefixtures("on_the_processor")
+
 
 def test_steps_are_measured(tmp_path):
     """The report counts what a step did, and training goes on behind it."""
