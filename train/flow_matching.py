@@ -8,7 +8,7 @@ from torch import Tensor
 from gap3d_app.models.checkpoint import load_model
 from train.generated_grids import read_grids
 from train.mirror import mirrored_images
-from train.recolor import recolored
+from train.recolor import recolored, tints
 
 SIGMA_MIN = 1e-5
 
@@ -36,20 +36,28 @@ class ConditionSource:
 
     With `generated` (a file of train.generated_grids) a `share` of the samples get the grid that a caption of the
     asset led to instead, as it is.
+
+    A share `tint` of the samples get the patches of the same picture in somewhat other colours, beside the class and
+    register tokens of the right ones: where a prompt's grid is wrong, its patches are more often than its class token.
     """
 
     def __init__(
         self, encoder: Path | str, drop: float, noise: float, assets: int, device: str | torch.device,
-        canonical: float = 0.5, generated: str | None = None, share: float = 0.5,
+        canonical: float = 0.5, generated: str | None = None, share: float = 0.5, tint: float = 0.0,
     ):  # fmt: skip
         self.encoder = load_model(encoder, device=device).eval().requires_grad_(False)
-        self.drop, self.noise, self.canonical = drop, noise, canonical
+        self.drop, self.noise, self.canonical, self.tint = drop, noise, canonical, tint
         self.generated = None if generated is None else read_grids(generated, assets, device)
         self.share = 0.0 if generated is None else share
 
     def draw_generated(self, count: int, generator: torch.Generator) -> Tensor:
         """[count] bool: the samples that are to see a generated grid."""
         return torch.rand(count, generator=generator, device=generator.device) < self.share
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        device = images.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return self.encoder.encode(images).float()
 
     @torch.no_grad()
     def __call__(
@@ -67,8 +75,11 @@ class ConditionSource:
         images = recolored(data.images(ids, view), maps)
         if mirrored is not None:
             images = mirrored_images(images, mirrored)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            tokens = self.encoder.encode(images).float()
+        tokens = self._tokens(images)
+        if tinted := round(self.tint * b):  # the first ones: which assets they are is random anyway
+            other = self._tokens(recolored(images[:tinted], tints(tinted, generator)))
+            patches = -self.encoder.grid_size**2
+            tokens[:tinted, patches:] = other[:, patches:]
         size = self.noise * r[:, 2] * (r[:, 3] < 0.5)
         noise = torch.randn(tokens.shape, generator=generator, device=device)
         tokens = torch.nn.functional.layer_norm(tokens + size[:, None, None] * noise, tokens.shape[-1:])

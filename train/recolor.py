@@ -27,6 +27,13 @@ def color_maps(count: int, generator: torch.Generator, share: float = 0.5) -> tu
     return torch.where(changed[:, None, None], maps, torch.eye(3, device=device)), changed
 
 
+def tints(count: int, generator: torch.Generator) -> Tensor:
+    """Maps [count, 3, 3] to somewhat other colours: up to half of the way to those of `color_maps`."""
+    maps = color_maps(count, generator, 1.0)[0]
+    way = 0.5 * torch.rand(count, 1, 1, generator=generator, device=maps.device)
+    return torch.lerp(torch.eye(3, device=maps.device), maps, way)
+
+
 def recolored(images: Tensor, maps: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] in 0..1 under maps [B, 3, 3]."""
     return torch.einsum("bij,bjhw->bihw", maps, images).clamp_(0, 1)

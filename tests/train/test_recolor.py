@@ -2,7 +2,7 @@
 
 import torch
 
-from train.recolor import color_maps, recolored, recolored_rows
+from train.recolor import color_maps, recolored, recolored_rows, tints
 
 
 def test_share_of_changed_maps():
@@ -27,3 +27,10 @@ def test_pictures_and_surfaces_change_alike():
 def test_black_background_stays_black():
     maps, _ = color_maps(8, torch.Generator().manual_seed(2), share=1.0)
     assert recolored(torch.zeros(8, 3, 2, 2), maps).abs().max() == 0
+
+
+def test_tints_go_half_of_the_way_at_most():
+    maps = tints(500, torch.Generator().manual_seed(3))
+    whole = color_maps(500, torch.Generator().manual_seed(3), share=1.0)[0]
+    way = (maps - torch.eye(3)).norm(dim=(1, 2)) / (whole - torch.eye(3)).norm(dim=(1, 2))
+    assert 0 <= way.min() < 0.05 and 0.45 < way.max() <= 0.5001

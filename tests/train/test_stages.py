@@ -22,6 +22,8 @@ from train.generated_grids import picture_prompts, read_grids
 from train.image_encoder import known_accuracy, known_cross_entropy
 from train.stress import stress
 
+pytestmark = pytest.mark.usefixtures("on_the_processor")
+
 
 @pytest.mark.parametrize("name", WRITES)
 def test_stage_takes_a_step(runs, name):
@@ -117,6 +119,19 @@ def test_flows_see_generated_grids(runs, name, tmp_path):
     assert all(any(torch.equal(row, known.float()) for known in tokens) for row in cond)
     with pytest.raises(ValueError, match="make them anew"):
         read_grids(runs.grids(), 99, "cpu")
+
+
+def test_tinted_pictures_keep_their_class_token(runs, tmp_path):
+    """Two of three pictures have patches of other colours; class and registers are those without a tint."""
+    stage = runs.stage("slat_flow", tmp_path)
+    ids, maps = torch.arange(3), torch.eye(3).expand(3, 3, 3)
+    made = []
+    for tint in (0.0, 0.67):
+        source = ConditionSource(runs.part("image_encoder"), 0.0, 0.0, len(stage.data), "cpu", tint=tint)
+        made.append(source(stage.data, ids, torch.Generator().manual_seed(0), maps))
+    exact, tinted = (cond.split([5, 16], 1) for cond in made)
+    assert torch.equal(exact[0], tinted[0]) and torch.equal(exact[1][2], tinted[1][2])
+    assert not torch.isclose(exact[1][:2], tinted[1][:2]).all(-1).all(-1).any()
 
 
 def test_assets_that_edits_lead_to_are_prompted_by_source_and_instruction(runs):
