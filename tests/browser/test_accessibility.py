@@ -55,6 +55,7 @@ def test_axe_finds_nothing_serious(visit, server, axe, width, scheme):
     page.wait_for_timeout(300)
     page.click("#generate")
     page.wait_for_selector("#prompt >> text=the limit is 2,000")
+    page.wait_for_function("() => !document.querySelector('.pending')")  # the status pales until the answer is there
     page.wait_for_timeout(FADE_MS)
     assert _offences(page, axe) == []
 
