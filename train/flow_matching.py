@@ -38,7 +38,7 @@ class ConditionSource:
     asset led to instead, as it is.
 
     A share `tint` of the samples get the patches of the same picture in somewhat other colours, beside the class and
-    register tokens of the right ones: where a prompt's grid is wrong, its patches are more often than its class token.
+    register tokens of the right ones: the patches of a prompt's grid are wrong more often than its class token.
     """
 
     def __init__(
