@@ -38,7 +38,8 @@ class ConditionSource:
     asset led to instead, as it is.
 
     A share `tint` of the samples get the patches of the same picture in somewhat other colours, beside the class and
-    register tokens of the right ones: the patches of a prompt's grid are wrong more often than its class token.
+    register tokens of the right ones: in grids of prompts the class token names the wanted colour nearly always, and
+    the flow is to follow it.
     """
 
     def __init__(
