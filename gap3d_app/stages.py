@@ -53,6 +53,7 @@ class Run:
         prompt, settings: what was asked for.
         pictures: what the encoders see of the prompt's pictures.
         condition: [n, L, D] of the prompt encoder, a row per picture (one row without); None without words.
+        kept: the same for words that change nothing, where edits are guided (`EditGuidance`); None without a picture.
         grid: [n, N, C] tokens that the flows follow, a row per picture; or TRELLIS's text encoder's (no grid then).
         null: [1, N, C] tokens of the flows' unconditional prediction; None for zeros.
         route: "" for the flows that follow pictures, "text_" for those of TRELLIS's text models.
@@ -67,6 +68,7 @@ class Run:
     settings: Settings
     pictures: list[Image] = field(default_factory=list)
     condition: Tensor | None = None
+    kept: Tensor | None = None
     grid: TokenGrid | None = None
     null: Tensor | None = None
     route: str = ""
@@ -105,6 +107,8 @@ def route_of(args: dict[str, Any], prompt: Prompt) -> str:
 @torch.no_grad()
 def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
     """Pictures as the encoders see them, and the prompt encoder's latents of prompts with words."""
+    from gap3d_app.models.edit_guidance import EditGuidance
+
     for run in runs:
         run.route = route_of(networks.args, run.prompt)
         for kind in _wanted(run.settings):
@@ -125,16 +129,21 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
         pictures = [picture for run in group for picture in run.pictures]
         counts = [max(1, len(run.pictures)) for run in group]
         texts = [run.prompt.text for run, count in zip(group, counts, strict=True) for _ in range(count)]
-        # A clone, because tensors made in inference mode cannot take part in further work.
+        # Clones, because tensors made in inference mode cannot take part in further work.
         rows = networks.part("prompt_encoder")(texts, pictures or None).clone().float()
         for run, part in zip(group, rows.split(counts), strict=True):
             run.condition = part
+        if pictures and (guidance := EditGuidance.of(networks.args)):
+            rows = networks.part("prompt_encoder")([guidance.words] * len(pictures), pictures).clone().float()
+            for run, part in zip(group, rows.split(counts), strict=True):
+                run.kept = part
     yield 1, 1
 
 
 @torch.no_grad()
 def grid_stage(networks: Networks, runs: list[Run]) -> Steps:
     """The token grids: of the words, of the pictures, or between the two."""
+    from gap3d_app.models.edit_guidance import EditGuidance, EditGuided
     from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler, sample_grid
     from gap3d_app.models.token_grid import pack_grid
 
@@ -150,6 +159,9 @@ def grid_stage(networks: Networks, runs: list[Run]) -> Steps:
         generators = [stage_generator(run.settings.seed, "grid") for run in worded for _ in run.condition]
         noise = draw_grid_noise(dit.config, generators, device=networks.device)
         side, count = dit.config.input_size, sampler.steps
+        if any(run.kept is not None for run in worded):
+            kept = torch.cat([run.condition if run.kept is None else run.kept for run in worded])
+            dit = EditGuided(dit, kept, EditGuidance.of(networks.args))
         for event in sample_grid(dit, torch.cat([run.condition for run in worded]), noise, sampler):
             if event.step < count:
                 yield event.step, count

@@ -109,6 +109,30 @@ def test_the_weights_choose_from_where_on_a_voxel_is_occupied(tiny_pipeline, mon
     hook.remove()
 
 
+def test_edits_are_guided_where_the_weights_ask_for_it(tiny_pipeline, picture, monkeypatch):
+    """Words beside a picture alone change; in a batch every prompt gets what it gets by itself."""
+    def grids(*prompts):
+        runs = [stages.Run(prompt, tiny_pipeline.settings(**FAST)) for prompt in prompts]
+        for stage in ("prompt", "grid"):
+            tiny_pipeline._run_stage(stage, runs)
+        return [run.grid.tokens for run in runs]
+
+    prompts = [Prompt.read("blue", picture), Prompt.read("a chair", None), Prompt.read("", picture)]
+    plain = [grids(prompt)[0] for prompt in prompts]
+    guidance = {"strength": 100.0, "limit": 1.0, "interval": [0.0, 1.0], "words": "the same"}
+    monkeypatch.setitem(tiny_pipeline.args, "edit_guidance", guidance)
+    alone = [grids(prompt)[0] for prompt in prompts]
+    assert (alone[0] - plain[0]).abs().max() > 0.02
+    assert torch.equal(alone[1], plain[1]) and torch.equal(alone[2], plain[2])
+    for single, together in zip(alone, grids(*prompts), strict=True):
+        assert torch.allclose(single, together, atol=2e-3)  # rounding, strengthened
+    kept = Prompt.read("the same", picture)  # no difference, so nothing is moved
+    monkeypatch.delitem(tiny_pipeline.args, "edit_guidance")
+    (before,) = grids(kept)
+    monkeypatch.setitem(tiny_pipeline.args, "edit_guidance", guidance)
+    assert torch.allclose(grids(kept)[0], before, atol=1e-4)
+
+
 def test_blend_ends_and_middle(tiny_pipeline, picture):
     alone = tiny_pipeline("", picture, **FAST).grid.tokens
     words, middle, image = (tiny_pipeline("blue", picture, blend=b, **FAST).grid.tokens for b in (0.0, 0.5, 1.0))
