@@ -22,8 +22,8 @@ class EditGuidance:
 
     Attributes:
         strength: how many times the limited difference is added to the conditional prediction.
-        limit: root mean square that the difference is cut down to, in each part of the grid (patches, class token,
-            registers).
+        limit: root mean square that the difference is scaled down to where it is larger: of patches, class token or
+            registers, whichever is the largest. A colour is told by the class token above all.
         interval: flow times of the steps in which this is done, ends included.
         words: an instruction that changes nothing, one of those that the language model was trained with.
     """
@@ -69,12 +69,12 @@ class EditGuided:
         return [velocity if not kept else self._moved(velocity, *kept) for velocity, *kept in each]
 
     def _moved(self, velocity: tuple[Tensor, ...], kept: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(v + self.guidance.strength * limited(v - k, self.guidance.limit)
-                     for v, k in zip(velocity, kept, strict=True))  # fmt: skip
+        difference = limited(tuple(v - k for v, k in zip(velocity, kept, strict=True)), self.guidance.limit)
+        return tuple(v + self.guidance.strength * d for v, d in zip(velocity, difference, strict=True))
 
 
-def limited(difference: Tensor, limit: float) -> Tensor:
-    """[B, ...] with every row that has a larger root mean square than `limit` scaled down to it."""
-    size = difference.flatten(1).square().mean(1).sqrt()
-    factor = (limit / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)
-    return difference * factor.view(-1, *[1] * (difference.ndim - 1))
+def limited(difference: tuple[Tensor, ...], limit: float) -> tuple[Tensor, ...]:
+    """Parts [B, ...] of grids; grids with a part that has a larger root mean square than `limit` are scaled down."""
+    sizes = torch.stack([part.flatten(1).square().mean(1).sqrt() for part in difference])
+    factor = (limit / sizes.amax(0).clamp(min=torch.finfo(sizes.dtype).tiny)).clamp(max=1)
+    return tuple(part * factor.view(-1, *[1] * (part.ndim - 1)) for part in difference)

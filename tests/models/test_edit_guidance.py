@@ -15,13 +15,15 @@ GUIDANCE = EditGuidance(strength=2.0, limit=0.01, interval=(0.5, 1.0), words="th
 SAMPLER = grid_sampler(4)  # times 1, 0.75, 0.5, 0.25
 
 
-def test_differences_are_limited_row_by_row() -> None:
+def test_grids_are_limited_by_their_largest_part() -> None:
     torch.manual_seed(0)
-    small, large = 0.01 * torch.randn(5, 4), 3 * torch.randn(5, 4)
-    cut = limited(torch.stack([small, large, torch.zeros(5, 4)]), 0.2)
-    assert torch.equal(cut[0], small) and not cut[2].any()
-    assert cut[1].square().mean().sqrt().item() == pytest.approx(0.2, rel=1e-5)
-    assert torch.cosine_similarity(cut[1].flatten(), large.flatten(), dim=0).item() == pytest.approx(1, rel=1e-5)
+    patches, token = 0.01 * torch.randn(3, 5, 4), torch.randn(3, 4) * torch.tensor([[0.01], [3.0], [0.0]])
+    cut_patches, cut_token = limited((patches, token), 0.2)
+    assert torch.equal(cut_patches[0], patches[0]) and torch.equal(cut_token[0], token[0])
+    assert torch.equal(cut_patches[2], patches[2]) and not cut_token[2].any()
+    assert cut_token[1].square().mean().sqrt().item() == pytest.approx(0.2, rel=1e-5)
+    factor = 0.2 / token[1].square().mean().sqrt()
+    assert torch.allclose(cut_token[1], factor * token[1]) and torch.allclose(cut_patches[1], factor * patches[1])
 
 
 @pytest.fixture
@@ -39,10 +41,11 @@ def test_velocities(case) -> None:
     time = torch.full((2,), 1000.0)
     v, k, u = (dit(*state, c, time) for c in (cond, kept, torch.zeros_like(cond)))
     moved, null = EditGuided(dit, kept, GUIDANCE).velocities(tuple(state), early)
+    difference = [(a - b).flatten(1) for a, b in zip(v, k, strict=True)]
+    size = torch.stack([part.square().mean(1).sqrt() for part in difference]).amax(0)
+    assert (size > GUIDANCE.limit).all()
     for part in range(3):
-        difference = (v[part] - k[part]).flatten(1)
-        assert (difference.square().mean(1).sqrt() > GUIDANCE.limit).all()
-        cut = GUIDANCE.limit * difference / difference.square().mean(1, keepdim=True).sqrt()
+        cut = GUIDANCE.limit * difference[part] / size[:, None]
         assert torch.allclose(moved[part], v[part] + 2 * cut.view_as(v[part]), atol=1e-5)
         assert torch.allclose(null[part], u[part], atol=1e-5)
     plain = dit.velocities(tuple(state), dit.prepare([cond], times)[1])[0]
