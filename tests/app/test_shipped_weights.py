@@ -57,3 +57,15 @@ def test_picture_and_both(mini):
     both = mini("make it blue", image, preset="fast")
     for asset in (alone, both):
         assert not asset.mesh.is_empty and not asset.warnings
+
+
+@pytest.mark.parametrize("name", ["teapot", "penguin"])
+def test_edits_of_size(mini, name):
+    """Words beside a picture change the proportions as they say."""
+    def height(prompt: str) -> float:
+        coords = mini(prompt, EXAMPLES / f"{name}.png", preset="fast", formats=["glb"]).occupancy.coords[:, 1:]
+        x, y, z = (coords.amax(0) - coords.amin(0) + 1).tolist()
+        return z / max(x, y)
+
+    usual = height("")
+    assert height("a taller one") > 1.1 * usual and height("a wider one") < 0.9 * usual
