@@ -5,9 +5,8 @@
 Prompts with words reach the flows through grids that are not exact; a caption leaves shape and details open, an
 instruction's effect is faint, and guidance shifts the tokens. The tuning stages of both flows see these grids beside
 those of real pictures. Assets that an edit leads to are prompted by picture and instruction in some cases, other assets
-by a picture and words that change nothing, the rest by a caption. Settings of the sampler are the app's, but
-edits are not guided (gap3d_app/models/edit_guidance.py). Writes
-`grids.safetensors`: "tokens" [A, 1 + R + H*W, C] float16.
+by a picture and words that change nothing, the rest by a caption. Settings of the sampler are the app's, but edits are
+not guided (gap3d_app/models/edit_guidance.py). Writes `grids.safetensors`: "tokens" [A, 1 + R + H*W, C] float16.
 """
 
 from pathlib import Path

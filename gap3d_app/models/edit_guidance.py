@@ -1,8 +1,8 @@
 """Guidance of words beside a picture: away from what the picture alone would give.
 
 Guidance against nothing (gap3d.md 5.1) strengthens the picture and the words alike, and beside a picture a small change
-("a taller one") moves the prediction by a tenth of what the picture does. So while the shape is decided, the prediction
-is moved further along its difference to that of the same picture with words that change nothing, as in InstructPix2Pix
+("a taller one") is a small part of what both do to the prediction. So while the shape is decided, the prediction is
+moved further along its difference to that of the same picture with words that change nothing, as in InstructPix2Pix
 (arXiv 2211.09800, section 3.2.1). Other changes, a colour above all, are large by themselves, and what is strengthened
 overshoots; so the difference is limited in size first, as in adaptive projected guidance (arXiv 2410.02416, section 3).
 """
