@@ -129,15 +129,19 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
         pictures = [picture for run in group for picture in run.pictures]
         counts = [max(1, len(run.pictures)) for run in group]
         texts = [run.prompt.text for run, count in zip(group, counts, strict=True) for _ in range(count)]
-        # Clones, because tensors made in inference mode cannot take part in further work.
-        rows = networks.part("prompt_encoder")(texts, pictures or None).clone().float()
-        for run, part in zip(group, rows.split(counts), strict=True):
-            run.condition = part
+        for run, rows in zip(group, _latents(networks, texts, pictures, counts), strict=True):
+            run.condition = rows
         if pictures and (guidance := EditGuidance.of(networks.args)):
-            rows = networks.part("prompt_encoder")([guidance.words] * len(pictures), pictures).clone().float()
-            for run, part in zip(group, rows.split(counts), strict=True):
-                run.kept = part
+            words = [guidance.words] * len(pictures)
+            for run, rows in zip(group, _latents(networks, words, pictures, counts), strict=True):
+                run.kept = rows
     yield 1, 1
+
+
+def _latents(networks: Networks, texts: list[str], pictures: list[Image], counts: list[int]) -> tuple[Tensor, ...]:
+    """The prompt encoder's latents of texts, beside a picture each or alone, in parts of `counts` rows."""
+    # A clone, because tensors made in inference mode cannot take part in further work.
+    return networks.part("prompt_encoder")(texts, pictures or None).clone().float().split(counts)
 
 
 @torch.no_grad()
