@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -180,10 +180,8 @@ def _generate(options: argparse.Namespace) -> int:
         prompt = replace(prompt, mesh=read_mesh(options.mesh))
     pipeline = _load(options)
     settings = pipeline.settings(prompt, **given)
-    # The mesh tools are imported on the second core while the networks work: about a second of a cold start.
-    threading.Thread(target=_import_mesh_tools, daemon=True).start()
     loaded = time.perf_counter()
-    with _progress(settings, len(files), options.quiet) as advance:
+    with _beside(_import_mesh_tools), _progress(settings, len(files), options.quiet) as advance:
         for event in pipeline.stages(prompt, settings=settings):
             advance(event.stage, event.step, event.of)
         asset = event.preview
@@ -212,7 +210,22 @@ def _warn(sentences: Iterable[str]) -> None:
         print(f"gap3d: {sentence}", file=sys.stderr)
 
 
+@contextmanager
+def _beside(work: Callable[[], None]) -> Iterator[None]:
+    """`work` runs on the second core meanwhile, and ends before the block does, however it is left.
+
+    Python that goes down under a thread which loads a library may abort or never end.
+    """
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _import_mesh_tools() -> None:
+    """About a second of a cold start, which the networks can hide."""
     from gap3d_app.geometry import flexicubes, glb  # noqa: F401
 
 

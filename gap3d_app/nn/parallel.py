@@ -90,7 +90,13 @@ def _pool(threads: int, count: int) -> ThreadPoolExecutor:
         torch.set_num_threads(max(1, threads // count))
         together.wait()  # so that no worker takes the start of another
 
-    list(pool.map(start, range(count)))
-    # torch's setting belongs to a thread, and is also what threads begin with that come later: put that right.
-    torch.set_num_threads(threads)
+    try:
+        list(pool.map(start, range(count)))
+    except BaseException:  # Ctrl-C before all have begun: a worker that still waits would keep Python from ending
+        together.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        # torch's setting belongs to a thread, and is also what threads begin with that come later: put that right.
+        torch.set_num_threads(threads)
     return pool

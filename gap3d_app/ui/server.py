@@ -64,6 +64,7 @@ def launch(
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     card = torch.cuda.is_available()
     low = memory == LOW_VRAM
     page = build_page(

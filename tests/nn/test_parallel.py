@@ -1,10 +1,12 @@
 """Branches side by side: results in order, errors, and what belongs to a thread."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from gap3d_app.nn import parallel
 from gap3d_app.nn.parallel import Beside, run_branches, side_by_side
 
 CPU = torch.device("cpu")
@@ -63,6 +65,25 @@ def test_an_error_waits_for_the_others_and_gives_the_threads_back(two_threads) -
             run_branches(branches, CPU)
         assert done.is_set() and torch.get_num_threads() == 2
     assert run_branches([lambda: 1, lambda: 2, lambda: 3], CPU) == [1, 2, 3]
+
+
+@torch.no_grad()
+def test_an_interrupt_while_workers_begin_leaves_none_waiting(two_threads, monkeypatch) -> None:
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *task):
+            if self._threads:
+                raise KeyboardInterrupt
+            return super().submit(*task)
+
+    before = set(threading.enumerate())
+    parallel._pool.cache_clear()
+    monkeypatch.setattr(parallel, "ThreadPoolExecutor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_branches([who, who], CPU)
+    begun = set(threading.enumerate()) - before
+    for thread in begun:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in begun) and torch.get_num_threads() == 2
 
 
 @torch.no_grad()

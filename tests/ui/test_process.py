@@ -1,6 +1,7 @@
 """The page as a process: `python -m gap3d_app app` and app.py."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,9 +28,10 @@ def _answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("way", ["module", "script"])
-def test_start_and_stop(way, tiny_weights, tmp_path):
+def test_start_and_stop(way, ending, tiny_weights, tmp_path):
     port = _free_port()
     environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_SERVER_PORT": str(port)}
     command = [sys.executable, "app.py"]
@@ -42,7 +44,7 @@ def test_start_and_stop(way, tiny_weights, tmp_path):
                 break
         wait_until(lambda: _answers(port))
         assert list(tmp_path.glob("gap3d-*"))
-        process.terminate()
+        process.send_signal(ending)  # the model still loads
         assert process.wait(timeout=15) == 0
     finally:
         process.kill()
