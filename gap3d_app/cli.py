@@ -1,7 +1,7 @@
 """The command line: generate, app, bench, weights, doctor.
 
 A mistake in the request ends with one sentence on standard error and exit code 2, before anything heavy is
-imported where that is possible; Ctrl-C ends with 130.
+imported where that is possible; Ctrl-C ends with 130, but the page, which it is the way to stop, with 0.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _generate(options: argparse.Namespace) -> int:
     pipeline = _load(options)
     settings = pipeline.settings(prompt, **given)
     loaded = time.perf_counter()
-    with _beside(_import_mesh_tools), _progress(settings, len(files), options.quiet) as advance:
+    with _meanwhile(_import_mesh_tools), _progress(settings, len(files), options.quiet) as advance:
         for event in pipeline.stages(prompt, settings=settings):
             advance(event.stage, event.step, event.of)
         asset = event.preview
@@ -211,8 +211,8 @@ def _warn(sentences: Iterable[str]) -> None:
 
 
 @contextmanager
-def _beside(work: Callable[[], None]) -> Iterator[None]:
-    """`work` runs on the second core meanwhile, and ends before the block does, however it is left.
+def _meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """`work` runs on the second core, and ends before the block does, however it is left.
 
     Python that goes down under a thread which loads a library may abort or never end.
     """
