@@ -47,11 +47,12 @@ class SLatFlowStage(Stage):
     trained = ("flow",)
 
     def __init__(
-        self, model: dict, data: str, test: str, parts: dict, condition: dict, views: int, max_voxels: int, device: str
-    ):
+        self, model: dict, data: str, test: str, parts: dict, condition: dict, views: int, max_voxels: int,
+        times: dict, device: str,
+    ):  # fmt: skip
         super().__init__()
         self.flow = SLatFlowModel.from_args(**model)
-        self.max_voxels = max_voxels
+        self.max_voxels, self.times = max_voxels, times
         self.data = PackedAssets(data, device, views=views, surface=True)
         self.test = PackedAssets(test, device, views=views, surface=True)
         self.condition = ConditionSource(parts["image_encoder"], assets=len(self.data), device=device, **condition)
@@ -90,17 +91,18 @@ class SLatFlowStage(Stage):
         variant = torch.randint(2, (batch_size,), generator=generator, device=ids.device)
         from_text = self.condition.draw_generated(batch_size, generator)
         variant[from_text] = 0  # a caption names the asset's own colours
-        return self._batch(self.data, self.latents, self.maps, ids, variant, generator, from_text)
+        t = sample_times(batch_size, generator, **self.times)
+        return self._batch(self.data, self.latents, self.maps, ids, variant, t, generator, from_text)
 
     def _batch(
-        self, data: PackedAssets, latents: Tensor, maps: Tensor, ids: Tensor, variant: Tensor,
+        self, data: PackedAssets, latents: Tensor, maps: Tensor, ids: Tensor, variant: Tensor, t: Tensor,
         generator: torch.Generator, from_text: Tensor | None = None,
     ) -> dict:  # fmt: skip
-        """Assets `ids` [B] in colours `variant` [B] of `latents` [variants, voxels, 8], `maps` [variants, A, 3, 3]."""
+        """Assets `ids` [B] at times `t` [B], in colours `variant` [B] of `latents` [variants, voxels, 8] and `maps`
+        [variants, A, 3, 3]."""
         rows, batch = data.rows(ids)
         x0 = latents[variant[batch], rows].float()
         coords = torch.cat([batch[:, None].int(), data.coords[rows].int()], dim=1)
-        t = sample_times(len(ids), generator)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         x_t, velocity = noisy_state(x0, noise, t[batch][:, None])
         cond = self.condition(data, ids, generator, maps[variant, ids], from_text)
@@ -112,10 +114,12 @@ class SLatFlowStage(Stage):
         return (v.feats.float() - batch["v"]).square().mean(), {}
 
     def draw(self, folder: Path, step: int) -> dict[str, float]:
-        """Held-out velocity error in true colours; assets sampled on their true voxels, beside their picture."""
+        """Held-out velocity error in true colours, at TRELLIS's times whatever those of the training are; assets
+        sampled on their true voxels, beside their picture."""
         generator = torch.Generator(self.test.device).manual_seed(0)
         ids = self.test.draw(min(64, len(self.test)), generator, self.max_voxels)
-        batch = self._batch(self.test, self.test_latents, self.test_maps, ids, torch.zeros_like(ids), generator)
+        own, t = torch.zeros_like(ids), sample_times(len(ids), generator)
+        batch = self._batch(self.test, self.test_latents, self.test_maps, ids, own, t, generator)
         if self._decoder:
             self._draw_samples(folder, step, generator)
         return {"test_loss": float(self.forward(batch)[0])}
@@ -147,7 +151,7 @@ def main() -> None:
     """Command line of the stage."""
     config, loop, out = read_config(__doc__)
     device = training_device()
-    settings = {k: config[k] for k in ("parts", "condition", "views", "max_voxels")}
+    settings = {k: config[k] for k in ("parts", "condition", "views", "max_voxels", "times")}
     stage = SLatFlowStage(config["model"], **config["data"], **settings, device=device)
     run(stage, loop, out)
 

@@ -102,7 +102,8 @@ class Runs:
         if name == "slat_flow":
             parts = {"image_encoder": p("image_encoder"), "slat_encoder": p("slat_encoder")}
             parts["slat_decoder"] = p("slat_decoder_gs")
-            return SLatFlowStage(model, **data, parts=parts, condition=condition, views=2, max_voxels=20000)
+            settings = dict(views=2, max_voxels=20000, times={"mean": 0.5, "std": 1.4})
+            return SLatFlowStage(model, **data, parts=parts, condition=condition, **settings)
         language = self.folder / "language_model" / "model"  # grid_alignment writes a prompt_encoder of its own
         parts = {"image_encoder": p("image_encoder"), "prompt_encoder": str(language / "prompt_encoder")}
         parts["tokenizer"] = str(language / "tokenizer.json")
