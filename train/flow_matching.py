@@ -34,8 +34,8 @@ class ConditionSource:
     text prompts generate, and the others any. Pictures are seen in the colours of `maps` (train/recolor.py), and
     flipped where the asset is mirrored (train/mirror.py).
 
-    With `generated` (a file of train.generated_grids) a `share` of the samples get the grid that a caption of the
-    asset led to instead, as it is.
+    With `generated` (a file of train.generated_grids) a `share` of the samples get a grid that a prompt with words led
+    to instead, as it is: of half of them by a caption, of the others beside a picture.
 
     A share `tint` of the samples get the patches of the same picture in somewhat other colours, beside the class and
     register tokens of the right ones: in grids of prompts the class token names the wanted colour nearly always, and
@@ -70,7 +70,7 @@ class ConditionSource:
         Samples of `from_text` [B] see the generated grid of their asset, in its own colours and as it is.
         """
         b, device = len(ids), ids.device
-        r = torch.rand(b, 5, generator=generator, device=device)
+        r = torch.rand(b, 6, generator=generator, device=device)
         views = data.views.shape[1]
         view = torch.where(r[:, 0] < self.canonical, 0, (r[:, 1] * views).long())
         images = recolored(data.images(ids, view), maps)
@@ -85,5 +85,6 @@ class ConditionSource:
         noise = torch.randn(tokens.shape, generator=generator, device=device)
         tokens = torch.nn.functional.layer_norm(tokens + size[:, None, None] * noise, tokens.shape[-1:])
         if self.generated is not None and from_text is not None:
-            tokens = torch.where(from_text[:, None, None], self.generated[ids].float(), tokens)
+            of_words = self.generated[ids, (r[:, 5] < 0.5).long()].float()
+            tokens = torch.where(from_text[:, None, None], of_words, tokens)
         return tokens * (r[:, 4] >= self.drop)[:, None, None]

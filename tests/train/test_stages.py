@@ -13,12 +13,12 @@ from torch import nn
 from gap3d_app.models import slat_vae
 from gap3d_app.models.checkpoint import load_model, read_config
 from gap3d_app.nn import attention
-from tests.train.toys import TUNES, WRITES
+from tests.train.toys import GRID_SETTINGS, TUNES, WRITES, C
 from train import export as export_module
 from train.data.packed import PackedAssets
 from train.eval.probe import Probe
 from train.flow_matching import ConditionSource
-from train.generated_grids import picture_prompts, read_grids
+from train.generated_grids import make_grids, picture_prompts, read_grids
 from train.image_encoder import known_accuracy, known_cross_entropy
 from train.stress import stress
 
@@ -111,12 +111,13 @@ def test_export_of_all_parts(runs, tmp_path):
 def test_flows_see_generated_grids(runs, name, tmp_path):
     stage = runs.stage(name, tmp_path)
     tokens = load_file(runs.grids())["tokens"]
-    assert tokens.dtype == torch.float16 and tokens.isfinite().all() and len(tokens) == len(stage.data)
+    assert tokens.dtype == torch.float16 and tokens.isfinite().all() and tokens.shape == (len(stage.data), 2, 21, C)
     stage.condition = ConditionSource(
         runs.part("image_encoder"), 0.0, 0.6, len(stage.data), "cpu", generated=str(runs.grids()), share=1.0
     )
-    cond = stage.next_batch(4, torch.Generator().manual_seed(0))["cond"]
-    assert all(any(torch.equal(row, known.float()) for known in tokens) for row in cond)
+    cond = stage.next_batch(12, torch.Generator().manual_seed(0))["cond"]
+    seen = (cond[:, None, None] == tokens.float()).flatten(3).all(-1)  # [12, assets, caption or picture]
+    assert seen.any(2).sum(1).tolist() == [1] * 12 and seen.any(0).any(0).all()
     with pytest.raises(ValueError, match="make them anew"):
         read_grids(runs.grids(), 99, "cpu")
 
@@ -148,6 +149,16 @@ def test_assets_that_edits_lead_to_are_prompted_by_source_and_instruction(runs):
     for asset, seen in zip((int(bank.pair_source[0]), alone), patches.chunk(2), strict=True):
         views = (vlm.patches(data.images(torch.tensor([asset]), view)) for view in range(2))
         assert any(torch.equal(seen, view) for view in views)
+
+
+def test_generated_grids_of_edits_are_guided_as_in_the_app(runs):
+    """Without edit guidance the grids of captions are the same, those beside pictures others."""
+    data = PackedAssets(runs.data, "cpu", views=2)
+    unguided = {"grid_sampler": GRID_SETTINGS["grid_sampler"]}
+    plain, guided = (make_grids(data, runs.grid_parts(), some, 4, 0, "cpu") for some in (unguided, GRID_SETTINGS))
+    assert torch.equal(plain[:, 0], guided[:, 0])
+    edited = sorted({pair["target"] for pair in data.pairs})
+    assert not (plain[edited, 1] == guided[edited, 1]).all(-1).all(-1).any()
 
 
 def test_unknown_labels_do_not_count():

@@ -46,6 +46,10 @@ MODELS = {
     "grid_alignment": dict(input_size=4, in_channels=C, dim=32, n_layers=1, n_heads=2, n_kv_heads=2, ffn_dim=64,
                            norm_eps=1e-5, latent_embedding_size=C),
 }  # fmt: skip
+GRID_SETTINGS = {
+    "grid_sampler": {"args": {}, "params": {"steps": 2, "solver": "ab2"}},
+    "edit_guidance": {"strength": 1.33, "limit": 0.15, "interval": [0.8, 1.0], "words": "the same"},
+}
 NEEDS = {
     "structure_flow": ("image_encoder", "structure_vae"),
     "slat_flow": ("image_encoder", "slat_vae"),
@@ -110,14 +114,17 @@ class Runs:
         objective = {"sample_time": "uniform", "drop_probability": 0.1}
         return GridAlignmentStage(model, **data, parts=parts, objective=objective, stress=4.0, views=2)
 
+    def grid_parts(self) -> dict[str, str]:
+        """What `make_grids` needs."""
+        parts = {k: str(self.trained("grid_alignment") / "model" / k) for k in ("prompt_encoder", "grid_dit")}
+        return parts | {"tokenizer": str(self.folder / "language_model" / "model" / "tokenizer.json")}
+
     def grids(self) -> Path:
         """Generated grids of all assets."""
         path = self.folder / "generated_grids" / "grids.safetensors"
         if not path.exists():
-            parts = {k: str(self.trained("grid_alignment") / "model" / k) for k in ("prompt_encoder", "grid_dit")}
-            parts["tokenizer"] = str(self.folder / "language_model" / "model" / "tokenizer.json")
             data = PackedAssets(self.data, "cpu", views=2)
-            write_grids(make_grids(data, parts, {"steps": 2, "solver": "ab2"}, 4, 0, "cpu"), path.parent)
+            write_grids(make_grids(data, self.grid_parts(), GRID_SETTINGS, 4, 0, "cpu"), path.parent)
         return path
 
     def trained(self, name: str) -> Path:

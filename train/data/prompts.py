@@ -123,6 +123,11 @@ class PromptBank:
             target = torch.where(edited, self.pair_target[pair], asset)
         return self.pictured[0][row], self.pictured[1][row], source, target
 
+    def beside_picture(self, text: str, count: int) -> Tensor:
+        """The same words beside `count` pictures: tokens with queries, like `with_queries`."""
+        ids = torch.tensor(self.tokenizer.ids(self.tokenizer.pieces(text, True)), device=self.device)
+        return self.with_queries(ids.expand(count, -1), torch.full((count,), len(ids), device=self.device))
+
     def with_queries(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Append the start id and the query slots right behind each prompt: [B, T + 1 + n_query] int64."""
         c = self.config
