@@ -90,7 +90,7 @@ class SLatFlowStage(Stage):
         ids = self.data.draw(batch_size, generator, self.max_voxels)
         variant = torch.randint(2, (batch_size,), generator=generator, device=ids.device)
         from_text = self.condition.draw_generated(batch_size, generator)
-        variant[from_text] = 0  # a caption names the asset's own colours
+        variant[from_text] = 0  # a prompt with words names the asset's own colours
         t = sample_times(batch_size, generator, **self.times)
         return self._batch(self.data, self.latents, self.maps, ids, variant, t, generator, from_text)
 
