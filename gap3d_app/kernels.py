@@ -20,6 +20,17 @@ def triton_fits() -> bool:
     return triton_runs() and torch.cuda.get_device_capability() >= (8, 0)
 
 
+def gluon_fits() -> bool:
+    """`triton_runs` on a Hopper GPU, with a Triton that has Gluon for it."""
+    if not triton_runs() or torch.cuda.get_device_capability() != (9, 0):
+        return False
+    try:  # still experimental: names come and go
+        import triton.experimental.gluon.nvidia.hopper  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def triton_runs() -> bool:
     """Whether there is Triton, a CUDA device, and a C compiler, with which Triton builds its launchers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")

@@ -289,7 +289,7 @@ def mesh_stage(networks: Networks, runs: list[Run]) -> Steps:
         surface, resolution = run.surface, networks.part("slat_decoder_mesh").out_resolution
         if not _check_finite(run, surface.feats, "surface"):
             continue
-        result = extract(surface.coords[:, 1:], surface.feats, resolution, solid=True)
+        result = extract(surface.coords[:, 1:], surface.feats, resolution, solid=True, bounds=surface.sites.bounds)
         run.surface, run.mesh = None, result.to_mesh()
         if run.mesh.is_empty:
             run.failure = GenerationError("The surface came out empty; try another seed or other words.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,19 @@ class SamplerStep:
         of: number of steps.
         t: flow time that `state` belongs to.
         state: the state after the step.
-        x_0: clean sample predicted from the state before the step.
+        clean: makes the clean sample predicted from the state before the step.
     """
 
     step: int
     of: int
     t: float
     state: State
-    x_0: State
+    clean: Callable[[], State]
+
+    @property
+    def x_0(self) -> State:
+        """The clean sample predicted from the state before the step, computed when it is asked for."""
+        return self.clean()
 
 
 def tree_map(fn: Callable[..., Any], *trees: State) -> State:
@@ -167,7 +173,7 @@ class FlowSampler:
             else:
                 predictions = self._prepared_predictions(model, state, t, i, plan[i], len(conds))
             velocity = self._guide(predictions)
-            x_0 = tree_map(lambda x, v, t=t: self._clean(x, v, t), state, velocity)
+            clean = partial(tree_map, partial(self._clean, t=t), state, velocity)
             slope = velocity
             if self.solver == "ab2" and last is not None and len(last[0]) >= len(predictions):
                 # Line through this velocity and the same one a step earlier, integrated over the step.
@@ -175,7 +181,7 @@ class FlowSampler:
                 slope = tree_map(lambda v, w, r=ratio: v + r * (v - w.to(v)), velocity, before)
             state = tree_map(lambda x, v, h=t - t_next: x - h * v, state, slope)
             last = (predictions, t - t_next)
-            yield SamplerStep(i + 1, self.steps, t_next, state, x_0)
+            yield SamplerStep(i + 1, self.steps, t_next, state, clean)
 
     def _clean(self, x: Tensor, v: Tensor, t: float) -> Tensor:
         sigma = self.sigma_min

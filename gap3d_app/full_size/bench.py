@@ -21,7 +21,8 @@ ATTENTION = {
     "grid, to the prompt": AttentionSize(1, 28, 1374, PROMPT_TOKENS, 64, torch.bfloat16),
     "structure, within": AttentionSize(2, 16, 4096, 4096, 64, torch.float16),
     "structure, to the grid": AttentionSize(1, 16, 4096, COND_TOKENS, 64, torch.float16),
-    "slat, within": AttentionSize(2, 16, 4383, 4383, 64, torch.float16),
+    "slat, within": AttentionSize(2, 16, 4448, 4448, 64, torch.float16),
+    "slat, to the grid": AttentionSize(1, 16, 4448, COND_TOKENS, 64, torch.float16),
 }
 
 

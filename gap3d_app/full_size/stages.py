@@ -242,7 +242,7 @@ def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tens
 
     def ours() -> Any:
         cells = decoder(SparseTensor(latent.feats, coords))
-        return extract(cells.coords[:, 1:], cells.feats, resolution)
+        return extract(cells.coords[:, 1:], cells.feats, resolution, bounds=cells.sites.bounds)
 
     for mode, run in ((REFERENCE, reference), (OURS, ours)):
         as_released(decoder, mode == REFERENCE)

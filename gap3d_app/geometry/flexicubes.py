@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gap3d_app.geometry.cube_indices import tables_on
 from gap3d_app.geometry.dual import deviation, dual_vertices, find_crossings, find_loops, split, split_in_four
-from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes
+from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes, Bounds
 from gap3d_app.geometry.solid import fill_enclosed, sealed_off
 from gap3d_app.values import Mesh
 
@@ -58,7 +58,12 @@ class MeshResult:
 
 
 def extract(
-    coords: Tensor, feats: Tensor, resolution: int, training: bool = False, solid: bool = False
+    coords: Tensor,
+    feats: Tensor,
+    resolution: int,
+    training: bool = False,
+    solid: bool = False,
+    bounds: Bounds | None = None,
 ) -> MeshResult:
     """Surface of the zero level set stored in sparse cubes.
 
@@ -70,6 +75,8 @@ def extract(
         solid: count every lattice vertex that the outside cannot reach as inside, space without cubes also where
             the surface around it has small holes, and close the surface at the border of the grid, so that only
             outer, closed surfaces remain.
+        bounds: smallest and largest coordinates, or beyond them, such as `Sites.bounds`; without them a GPU must
+            finish its queue before the work begins.
 
     Returns:
         MeshResult in object space [-0.5, 0.5]^3, differentiable in `feats`; zero vertices if there is no
@@ -86,7 +93,7 @@ def extract(
         feats = feats.float()
     if coords.shape[0] == 0:
         return _empty(feats, resolution, training)
-    return _Extraction(coords.long(), feats, resolution, training, solid).run()
+    return _Extraction(coords.long(), feats, resolution, training, solid, bounds).run()
 
 
 def average_corners(coords: Tensor, feats: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
@@ -111,10 +118,12 @@ def _empty(feats: Tensor, resolution: int, training: bool) -> MeshResult:
 class _Extraction:
     """One extraction; the steps of `run` share the index grids of the active cubes."""
 
-    def __init__(self, coords: Tensor, feats: Tensor, resolution: int, training: bool, solid: bool):
+    def __init__(
+        self, coords: Tensor, feats: Tensor, resolution: int, training: bool, solid: bool, bounds: Bounds | None
+    ):
         self.feats, self.resolution, self.training, self.solid = feats, resolution, training, solid
         self.table = tables_on(feats.device)
-        self.cubes = ActiveCubes(coords, feats, resolution, beyond=solid)
+        self.cubes = ActiveCubes(coords, feats, resolution, solid, bounds)
         self.box = self.cubes.box
 
     def run(self) -> MeshResult:

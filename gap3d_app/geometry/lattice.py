@@ -19,6 +19,9 @@ SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53
 """Channels of a cube: sdf 8, deform 8 x 3, weights 12 + 8 + 1, colour 8 x 6."""
 
 
+Bounds = tuple[list[int], list[int]]
+
+
 class Box:
     """The part of the lattice that an object touches, with flat indices in row-major order.
 
@@ -30,13 +33,15 @@ class Box:
     Args:
         coords: [N, 3] int64 cells that must lie inside with one layer around them.
         resolution: cells per axis of the grid; it bounds the box unless `beyond`.
+        bounds: smallest and largest coordinates of the cells, or beyond them; found if not given, which waits for
+            the device.
 
     Raises:
         ValueError: cells outside the grid.
     """
 
-    def __init__(self, coords: Tensor, resolution: int, beyond: bool):
-        low, high = torch.stack(coords.aminmax(dim=0)).tolist()
+    def __init__(self, coords: Tensor, resolution: int, beyond: bool, bounds: Bounds | None = None):
+        low, high = torch.stack(coords.aminmax(dim=0)).tolist() if bounds is None else bounds
         if min(low) < 0 or max(high) >= resolution:
             raise ValueError(f"cube coordinates must be in 0..{resolution - 1}")
         low, high = [n - 1 for n in low], [n + 1 for n in high]
@@ -98,9 +103,11 @@ class ActiveCubes:
         kernels: `gap3d_app.geometry.triton_cubes` where it applies, else None.
     """
 
-    def __init__(self, coords: Tensor, feats: Tensor, resolution: int, beyond: bool = False):
+    def __init__(
+        self, coords: Tensor, feats: Tensor, resolution: int, beyond: bool = False, bounds: Bounds | None = None
+    ):
         self.feats, self.resolution = feats, resolution
-        self.box = Box(coords, resolution, beyond)
+        self.box = Box(coords, resolution, beyond, bounds)
         self.offsets = self.box.steps(tables_on(coords.device)["corners"])
         self.cells = self.box.flat(coords)
         self.rank = self.box.ranks(self.cells)

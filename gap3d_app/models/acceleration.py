@@ -15,7 +15,7 @@ from gap3d_app.flow.graphs import GraphedFlow
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.nn.attention import MultiHeadAttention
-from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, FIXED_LENGTHS, AttentionSize, fastest_kernel
+from gap3d_app.nn.attention_kernels import ANY_LENGTH, FIXED_LENGTHS, AttentionSize, fastest_kernel
 
 ROUNDED = {"emulate_precision_casts": True}
 """Of inductor: numbers are rounded between fused operations as they are between single ones."""
@@ -97,9 +97,9 @@ def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int, compiled: boo
         return
     heads, channels, dtype = flow.config.heads, flow.config.model_channels // flow.config.heads, flow.torso_dtype
     # Every asset has another number of voxels.
-    own, given = (ANY_LENGTH, ANY_QUERIES) if isinstance(flow, SLatFlowModel) else (FIXED_LENGTHS, FIXED_LENGTHS)
-    within = fastest_kernel(AttentionSize(2, heads, tokens, tokens, channels, dtype), device, own, compiled)
-    across = fastest_kernel(AttentionSize(1, heads, tokens, cond_tokens, channels, dtype), device, given, compiled)
+    among = ANY_LENGTH if isinstance(flow, SLatFlowModel) else FIXED_LENGTHS
+    within = fastest_kernel(AttentionSize(2, heads, tokens, tokens, channels, dtype), device, among, compiled)
+    across = fastest_kernel(AttentionSize(1, heads, tokens, cond_tokens, channels, dtype), device, among, compiled)
     for layer in flow.modules():
         if isinstance(layer, MultiHeadAttention):
             layer.kernel = across if layer.cross else within

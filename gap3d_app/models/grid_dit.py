@@ -36,37 +36,20 @@ class ConditionCache(NamedTuple):
 
     tokens ``[B, L, dim]`` projected condition; pooled ``[B, modulation_dim]``; keys_values: per block the
     cross attention's key and value ``[B, heads, L, head_dim]``; key_mask ``[B, 1, 1, L]`` bool or None.
-    uniform: None, or per block the value ``[U, heads, 1, head_dim]`` that the attention of the last U samples
-    returns whatever the query; keys_values lack these samples then.
+    uniform: whether all tokens of a sample are equal, as those of the null condition. Equal keys share the attention
+    evenly among equal values: L is 1 then, and neither queries nor keys are needed.
     """
 
     tokens: Tensor
     pooled: Tensor
-    keys_values: list[tuple[Tensor, Tensor]]
+    keys_values: list[tuple[Tensor | None, Tensor]]
     key_mask: Tensor | None
-    uniform: list[Tensor] | None = None
-
-    def rows(self, index: slice) -> "ConditionCache":
-        """The cache of a part of the batch, of a cache without `uniform`."""
-        keys_values = [(key[index], value[index]) for key, value in self.keys_values]
-        mask = None if self.key_mask is None else self.key_mask[index]
-        return ConditionCache(self.tokens[index], self.pooled[index], keys_values, mask)
-
-    def folded(self, count: int) -> "ConditionCache":
-        """The same for a batch whose last `count` samples have the unmasked null condition, all of equal tokens.
-
-        Equal keys share the attention evenly among equal values: these samples need neither queries nor keys.
-        """
-        rest = len(self.tokens) - count
-        keys_values = [(key[:rest], value[:rest]) for key, value in self.keys_values]
-        uniform = [value[rest:, :, :1].contiguous() for _, value in self.keys_values]
-        return self._replace(keys_values=keys_values, uniform=uniform)
+    uniform: bool = False
 
     def crosses(self, layer: int) -> list[Cross]:
         """What a block reads for the samples of this cache, in their order."""
         key, value = self.keys_values[layer]
-        asked = [Cross(key, value, self.key_mask)] if len(key) else []
-        return asked if self.uniform is None else [*asked, Cross(None, self.uniform[layer])]
+        return [Cross(key, value, self.key_mask)]
 
 
 class _GridTransformer(nn.Module):
@@ -124,6 +107,13 @@ class GridDiT(nn.Module):
         pooled = model.time_caption_embed.pooled(tokens, cond_mask)
         return ConditionCache(tokens, pooled, keys_values, key_mask)
 
+    def null_cache(self, cond: Tensor) -> ConditionCache:
+        """`condition_cache` of a condition of equal tokens, from the first of them."""
+        model = self.model
+        tokens = model.caption_projection(cond[:, :1].to(model.cls_embed.weight.dtype))
+        values = [(None, block.cross_value(tokens)) for block in model.layers]
+        return ConditionCache(tokens, model.time_caption_embed.pooled(tokens, None), values, None, True)
+
     def blocks(self) -> list[nn.Module]:
         """The transformer layers, in order."""
         return list(self.model.layers)
@@ -163,17 +153,18 @@ class GridDiT(nn.Module):
 
     def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[GridStep]]:
         """What conditions ``[B, L, D]`` and times ``[S, 1]`` contribute: for every step one value per condition."""
-        model, columns = self.model, []
-        vectors = model.time_caption_embed.time(times.flatten())[:, None]
-        for cond in conditions:
-            cache = self.condition_cache(cond)
-            if all_tokens_equal(cond):
-                cache = cache.folded(len(cond))
-            modulation = F.silu(vectors + cache.pooled)
-            layers = torch.stack([block.norm1.linear(modulation) for block in model.layers], dim=1)
-            head = model.norm_out.linear_1(modulation)
-            columns.append([GridStep(layer, scale, cache) for layer, scale in zip(layers, head, strict=True)])
-        return [list(row) for row in zip(*columns, strict=True)]
+        model = self.model
+        makers = [self.null_cache if all_tokens_equal(cond) else self.condition_cache for cond in conditions]
+        caches = [make(cond) for make, cond in zip(makers, conditions, strict=True)]
+        pooled = torch.cat([cache.pooled for cache in caches])
+        modulation = F.silu(model.time_caption_embed.time(times.flatten())[:, None] + pooled)
+        counts = [len(cache.pooled) for cache in caches]
+        layers = torch.stack([block.norm1.linear(modulation) for block in model.layers], dim=1).split(counts, dim=2)
+        heads = model.norm_out.linear_1(modulation).split(counts, dim=1)
+        return [
+            [GridStep(layer[step], head[step], cache) for layer, head, cache in zip(layers, heads, caches, strict=True)]
+            for step in range(len(modulation))
+        ]
 
     def velocities(self, state: tuple[Tensor, ...], prepared: list[GridStep]) -> list[tuple[Tensor, ...]]:
         """`forward` for several conditions of one step, in the dtype of the state.

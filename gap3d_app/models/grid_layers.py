@@ -106,13 +106,17 @@ class GridAttention(nn.Module):
             return self.query(x, rope), *self.key_value(x, rope)
         layers = (self.to_q, self.to_k, self.to_v)
         q, k, v = F.linear(x, self.stacked).split([layer.out_features for layer in layers], dim=-1)
-        return self._turned_query(q, rope), *self._spread(self._turned_key(k, rope), v)
+        return self._turned_query(q, rope), self._spread(self._turned_key(k, rope)), self._spread(v)
 
     def query(self, x: Tensor, rope: Rope) -> Tensor:
         return self._turned_query(self.to_q(x), rope)
 
     def key_value(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        return self._spread(self._turned_key(self.to_k(x), rope), self.to_v(x))
+        key, value = self._turned_key(self.to_k(x), rope), self.to_v(x)
+        return self._spread(key), self._spread(value)
+
+    def value(self, x: Tensor) -> Tensor:
+        return self._spread(self.to_v(x))
 
     def _turned_query(self, query: Tensor, rope: Rope) -> Tensor:
         return self._heads(norm_rotate(query, self.norm_q, rope, self.fused), self.n_heads)
@@ -122,13 +126,10 @@ class GridAttention(nn.Module):
             return self.norm_k(key)
         return norm_rotate(key, self.norm_k, rope.narrow(key.shape[-1]), self.fused)
 
-    def _spread(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values by heads, each repeated for the heads that share it."""
-        key, value = self._heads(key, self.n_kv_heads), self._heads(value, self.n_kv_heads)
-        group = self.n_heads // self.n_kv_heads
-        if group > 1:  # repeated in place: 0, 0, .., 1, 1, ..
-            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
-        return key, value
+    def _spread(self, x: Tensor) -> Tensor:
+        """Keys or values by heads, each repeated for the heads that share it."""
+        x, group = self._heads(x, self.n_kv_heads), self.n_heads // self.n_kv_heads
+        return x.repeat_interleave(group, dim=1) if group > 1 else x  # repeated in place: 0, 0, .., 1, 1, ..
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
@@ -187,6 +188,9 @@ class GridBlock(nn.Module):
 
     def cross_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         return self.attn2.key_value(self.norm1_context(tokens), None)
+
+    def cross_value(self, tokens: Tensor) -> Tensor:
+        return self.attn2.value(self.norm1_context(tokens))
 
     def stack(self) -> None:
         """Join products of the same tokens, and norms with what follows; the numbers stay the same up to rounding."""

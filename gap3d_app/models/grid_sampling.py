@@ -50,7 +50,8 @@ def sample_grid(
     """
     sampler = sampler or grid_sampler()
     for event in sampler.run(dit, tuple(noise), cond, torch.zeros_like(cond)):
-        event.state, event.x_0 = GridState(*event.state), GridState(*event.x_0)
+        event.state, clean = GridState(*event.state), event.clean
+        event.clean = lambda made=clean: GridState(*made())
         yield event
 
 

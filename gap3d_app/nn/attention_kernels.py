@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gap3d_app.kernels import triton_fits
+from gap3d_app.kernels import gluon_fits, triton_fits
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -24,54 +24,6 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, False)[0]
 
 
-def _cudnn_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """The attention and, [B, H, N, 1] float32, the logarithm of every query's sum of exponentials."""
-    return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
-
-
-LENGTH_STEP = 512
-"""cuDNN plans every new length in some 60 ms. Rounded up to this, the 500 to 15,000 tokens of a structured latent at
-full size make 30 lengths."""
-
-
-def _longer(x: Tensor) -> Tensor:
-    """[B, H, N, D] filled up with zeros to a rounded length, in memory [B, N, H, D]."""
-    return F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, -x.shape[2] % LENGTH_STEP)).transpose(1, 2)
-
-
-def _rounded_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _cudnn(_longer(q), k, v)[:, :, : q.shape[2]]
-
-
-def rounded_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attention: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = _cudnn_with_sums,
-    short: Callable[[Tensor, Tensor, Tensor], Tensor] = _flash,
-) -> Tensor:
-    """Attention on rounded lengths of queries and keys.
-
-    A mask would cost what the kernel gains. Instead, keys are filled up with their mean and values with zeros: all that
-    the fillers change is the sum of exponentials, by a part that is known and taken out afterwards. Their share of it
-    is at most their share of the keys, whatever those are, since the exponential of a mean is at most the mean of the
-    exponentials. So that this stays under a half, lengths below a step are left to FlashAttention.
-
-    Args:
-        attention: like `_cudnn_with_sums`.
-        short: a kernel for less than `LENGTH_STEP` keys.
-    """
-    if k.shape[2] < LENGTH_STEP:
-        return short(q, k, v)
-    length, extra = q.shape[2], -k.shape[2] % LENGTH_STEP
-    middle = k.mean(2, keepdim=True)
-    score = (q.float() * middle.float()).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
-    filler = middle.transpose(1, 2).expand(-1, extra, -1, -1)
-    keys = torch.cat([k.transpose(1, 2), filler], dim=1).transpose(1, 2)
-    out, sums = attention(_longer(q), keys, _longer(v))
-    return (out[:, :, :length] / (1 - extra * torch.exp(score - sums[:, :, :length]))).to(q.dtype)
-
-
 def _tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from gap3d_app.nn import triton_attention  # not every machine has triton
 
@@ -80,24 +32,27 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return triton_attention.tiled_attention(q, k, v)
 
 
+def _gluon(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    from gap3d_app.nn import gluon_attention  # nor this part of it
+
+    if not gluon_attention.applies(q):
+        return F.scaled_dot_product_attention(q, k, v)
+    return gluon_attention.gluon_attention(q, k, v)
+
+
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "torch": F.scaled_dot_product_attention,
     "flash": _flash,
     "cudnn": _cudnn,
-    "rounded": rounded_attention,
-    "rounded queries": _rounded_queries,
     "tiles": _tiled,
+    "gluon": _gluon,
 }
 """Functions of q [B, H, N, D], k and v [B, H, M, D]; all but "torch" need CUDA and half precision."""
 
-FIXED_LENGTHS = ("torch", "flash", "cudnn")
-ANY_LENGTH = ("flash", "rounded", "tiles")
-ANY_QUERIES = ("flash", "rounded queries", "tiles")
-"""Kernels worth a trial where lengths are always the same, where they vary, and where those of the keys do not."""
+FIXED_LENGTHS = ("torch", "flash", "cudnn", "gluon")
+ANY_LENGTH = ("flash", "tiles", "gluon")
+"""Kernels worth a trial where lengths are always the same, and where they vary: cuDNN plans each new one in 60 ms."""
 
-COMPOSED = ("rounded", "rounded queries")
-
-CUDNN = ("cudnn", *COMPOSED)
 CUDNN_CHANNELS = (64, 128)
 """Of a head, as the public networks have; with narrower ones cuDNN was seen to end the process."""
 
@@ -134,7 +89,7 @@ def kernel_times(
 ) -> dict[str, float]:
     """Milliseconds of the kernels that run these sizes; empty away from CUDA and half precision.
 
-    With `compiled` those made of several operations or in Triton are measured as they run inside compiled blocks.
+    With `compiled` those that a compiler takes in are measured as they run inside compiled blocks.
     """
     if device.type != "cuda" or size.dtype not in (torch.float16, torch.bfloat16):
         return {}
@@ -142,10 +97,10 @@ def kernel_times(
     q, k, v = (torch.randn(shape, dtype=size.dtype, device=device).transpose(1, 2) for shape in shapes)
     times = {}
     for name in among:
-        if name in CUDNN and size.channels not in CUDNN_CHANNELS or name == "tiles" and not triton_fits():
+        if not _fits(name, size):
             continue
         kernel = KERNELS[name]
-        if compiled and name in (*COMPOSED, "tiles"):
+        if compiled and name == "tiles":
             kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
         try:
             with torch.no_grad():
@@ -153,6 +108,15 @@ def kernel_times(
         except Exception:  # noqa: BLE001  not built for this chip, or not for these sizes: no candidate
             continue
     return times
+
+
+def _fits(name: str, size: AttentionSize) -> bool:
+    """Whether a kernel may be tried on the current CUDA device."""
+    if name == "cudnn":
+        return size.channels in CUDNN_CHANNELS
+    if name == "gluon":
+        return gluon_fits()
+    return name != "tiles" or triton_fits()
 
 
 def _milliseconds(run: Callable[[], Tensor], runs: int = 10) -> float:

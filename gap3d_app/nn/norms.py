@@ -6,9 +6,14 @@ residual blocks, 1e-5 everywhere else; callers pass them explicitly where they d
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gap3d_app.kernels import triton_fits
 
 
 class LayerNorm32(nn.LayerNorm):
@@ -28,6 +33,24 @@ class LayerNorm32(nn.LayerNorm):
             # CUDA's kernel adds up in float32 and rounds once whatever the dtype; the way back is for autocast.
             return super().forward(x).to(x.dtype)
         return super().forward(x.float()).to(x.dtype)
+
+
+def sum_and_norm(x: Tensor, y: Tensor | None, norm: LayerNorm32) -> tuple[Tensor, Tensor]:
+    """x + y, of one shape and dtype, and `norm` of it; x and its norm without y."""
+    if x.is_cuda and (kernel := _layer_norm_kernel()) is not None and kernel.applies(x, norm):
+        return kernel.sum_and_norm(x, y, norm)
+    total = x if y is None else x + y
+    return total, norm(total)
+
+
+@cache
+def _layer_norm_kernel() -> ModuleType | None:
+    """`gap3d_app.nn.triton_layer_norm`, where Triton runs."""
+    if not triton_fits():
+        return None
+    from gap3d_app.nn import triton_layer_norm
+
+    return triton_layer_norm
 
 
 class ChannelLayerNorm32(nn.LayerNorm):

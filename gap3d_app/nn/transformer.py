@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
-from gap3d_app.nn.norms import LayerNorm32
+from gap3d_app.nn.norms import LayerNorm32, sum_and_norm
 from gap3d_app.nn.parallel import Result, run_branches
 
 
@@ -46,8 +46,9 @@ class TransformerBlock(nn.Module):
         self.mlp = FeedForward(channels, mlp_ratio)
 
     def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x), segments=segments)
-        return x + self.mlp(self.norm2(x))
+        x, h = sum_and_norm(x, None, self.norm1)
+        x, h = sum_and_norm(x, self.attn(h, segments=segments), self.norm2)
+        return x + self.mlp(h)
 
 
 class ModulatedCrossBlock(nn.Module):

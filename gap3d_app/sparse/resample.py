@@ -147,7 +147,8 @@ def subdivided_sites(sites: Sites) -> Sites:
     def make() -> Sites:
         scale, child = _child_places(sites.coords.device)
         fine = Sites((sites.coords[:, None] * scale + child).reshape(-1, 4), [8 * n for n in sites.lengths])
-        fine.cache["extent"] = tuple(2 * v for v in sites.extent)
+        low, high = sites.bounds
+        fine.cache["bounds"] = [2 * v for v in low], [2 * v + 1 for v in high]
         return fine
 
     fine = sites.cached("subdivided", make)

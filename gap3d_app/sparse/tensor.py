@@ -53,16 +53,21 @@ class Sites:
         return self.cache[key]
 
     def forget(self) -> None:
-        """Drop all that has been derived; it is made again when it is needed."""
-        self.cache.clear()
+        """Drop what has been derived, but for six numbers; it is made again when it is needed."""
+        self.cache = {key: value for key, value in self.cache.items() if key == "bounds"}
+
+    @property
+    def bounds(self) -> tuple[list[int], list[int]]:
+        """Smallest and largest coordinates, per axis (waits for the device the first time)."""
+        def make() -> tuple[list[int], list[int]]:
+            return tuple(torch.stack(self.coords[:, 1:].aminmax(dim=0)).tolist()) if len(self) else ([0] * 3, [0] * 3)
+
+        return self.cached("bounds", make)
 
     @property
     def extent(self) -> tuple[int, int, int]:
         """Largest coordinate plus one, per axis."""
-        def make() -> tuple[int, int, int]:
-            return tuple(v + 1 for v in self.coords[:, 1:].amax(0).tolist()) if len(self) else (1, 1, 1)
-
-        return self.cached("extent", make)
+        return tuple(v + 1 for v in self.bounds[1])
 
     @property
     def segments(self) -> Segments:

@@ -3,8 +3,7 @@
     python -m tests.benchmarks.transformer_kernels
 
 First what stands between the products of a GridDiT block, beside the same in plain torch and the time that its bytes
-take at the speed of a copy; then every attention kernel at the sizes of a structured latent. Made of several operations
-("rounded") they are compiled, as within a block.
+take at the speed of a copy; then every attention kernel at the sizes of the three flows.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import torch
 from torch import nn
 from triton.testing import do_bench
 
+from gap3d_app.full_size.bench import ATTENTION
 from gap3d_app.nn import grid_norms, triton_rms, triton_rotation
-from gap3d_app.nn.attention_kernels import ANY_LENGTH, ANY_QUERIES, AttentionSize, kernel_times
+from gap3d_app.nn.attention_kernels import KERNELS, kernel_times
 from gap3d_app.nn.grid_rope import norm_rotate, tiled_rope
 from gap3d_app.nn.norms import RMSNorm
 
 TOKENS, CHANNELS, HEADS = 1374, 1792, 28
-LATENT = (1850, 4383)
-"""Tokens of structured latents of 8,048 and 20,216 voxels."""
 
 
 def microseconds(run: Callable[[], object]) -> float:
@@ -56,13 +54,10 @@ def block_kernels() -> None:
 
 
 def attention_kernels() -> None:
-    """Self-attention of both predictions, and attention to a picture's tokens."""
-    for tokens in LATENT:
-        for label, keys, batch, among in (("within", tokens, 2, ANY_LENGTH), ("to the grid", 1374, 1, ANY_QUERIES)):
-            size = AttentionSize(batch, 16, tokens, keys, 64, torch.float16)
-            times = kernel_times(size, torch.device("cuda"), among, compiled=True)
-            found = ", ".join(f"{way}: {1000 * ms:.1f}" for way, ms in times.items())
-            print(f"{tokens} {label:12} {found}", flush=True)
+    """Every kernel on what `bench --full-size` measures the faster ones on."""
+    for name, size in ATTENTION.items():
+        times = kernel_times(size, torch.device("cuda"), tuple(KERNELS), compiled=True)
+        print(f"{name:22} " + ", ".join(f"{way}: {1000 * ms:.1f}" for way, ms in times.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -169,17 +169,22 @@ def test_cached_condition_gives_the_same_numbers(dit: GridDiT) -> None:
 
 
 @torch.no_grad()
-def test_null_half_of_a_guided_batch_is_folded(dit: GridDiT) -> None:
-    state, cond, t = random_state(), torch.randn(2, 6, 20), torch.tensor([300.0, 900.0])
-    cond[1] = 0
-    whole = dit.condition_cache(cond)
-    cache = whole.folded(1)
-    assert len(cache.keys_values[0][0]) == 1 and cache.uniform[0].shape[2] == 1
-    plain = dit(*state, cond, t)
-    assert largest(plain, dit(*state, None, t, cond_cache=cache)) < 1e-5
-    null = whole.rows(slice(1, 2)).folded(1)  # the null half on its own has no keys at all
-    half = dit(*(part[1:] for part in state), None, t[1:], cond_cache=null)
-    assert largest([part[1:] for part in plain], half) < 1e-5
+def test_null_condition_has_no_keys(dit: GridDiT) -> None:
+    state, cond, t = random_state(), torch.randn(2, 1, 20).expand(-1, 6, -1), torch.tensor([300.0, 900.0])
+    for given in (cond, torch.zeros_like(cond)):
+        cache = dit.null_cache(given)
+        assert cache.keys_values[0][0] is None and cache.keys_values[0][1].shape[2] == 1
+        assert largest(dit(*state, given, t), dit(*state, None, t, cond_cache=cache)) < 1e-5
+
+
+@torch.no_grad()
+def test_conditions_prepared_together(dit: GridDiT) -> None:
+    """Prompts and the null condition, whose modulations are made in one product: as each on its own."""
+    state, times = random_state(), torch.tensor([[900.0], [300.0]])
+    conds = [torch.randn(2, 6, 20), torch.zeros(2, 6, 20), torch.randn(2, 6, 20)]
+    for step, t in zip(dit.prepare(conds, times), times, strict=True):
+        for made, cond in zip(dit.velocities(tuple(state), step), conds, strict=True):
+            assert largest(made, dit(*state, cond, t.expand(2))) < 1e-5
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-from gap3d_app.nn import grid_norms, triton_rms  # noqa: E402
+from gap3d_app.nn import grid_norms, triton_layer_norm, triton_rms  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
-from gap3d_app.nn.norms import RMSNorm  # noqa: E402
+from gap3d_app.nn.norms import LayerNorm32, RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
 from gap3d_app.nn.triton_product import wide_product  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
@@ -60,6 +60,17 @@ def check_norms(samples: int, channels: int, dtype: torch.dtype, tolerance: floa
         near(one, other)
 
 
+def check_sums(rows: int, channels: int) -> None:
+    """Rows far from zero; with a sum and without."""
+    norm = LayerNorm32(channels)
+    x, y = (torch.randn(rows, channels).half() + 3 for _ in range(2))
+    for other in (y, None):
+        total, made = triton_layer_norm.sum_and_norm(x, other, norm)
+        assert torch.equal(total, x if other is None else x + y)
+        exact = F.layer_norm(total.double(), (channels,), eps=norm.eps)
+        assert made.dtype == x.dtype and ((made - exact).norm() / exact.norm()).item() < 1e-3, (rows, channels)
+
+
 def check_attention(queries: int, keys: int) -> None:
     """Queries of a joined product with keys and values, large scores among them; keys and values apart."""
     joined = torch.randn(2, queries, 3, 3, 16).half() * 2
@@ -85,6 +96,8 @@ def check_product(rows: int, channels: int, columns: int) -> None:
 
 with torch.no_grad():
     torch.manual_seed(0)
+    check_sums(1, 20)
+    check_sums(9, 768)
     check_product(130, 96, 101)
     check_product(5, 20, 3)
     check_attention(5, 3)
