@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import StructureVaeConfig
 from gap3d_app.nn.conv3d import Conv3d
-from gap3d_app.nn.norms import ChannelLayerNorm32, GroupNorm32
+from gap3d_app.nn.norms import ChannelLayerNorm32, GroupNorm32, norm_silu
 from gap3d_app.nn.torso import TorsoModule
 
 
@@ -26,8 +25,10 @@ class ResBlock3d(nn.Module):
         self.conv2 = zero_init(Conv3d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        # The norm leaves channels last, and the convolution keeps them: only x tells in whose memory layout this runs.
+        last = x.is_contiguous(memory_format=torch.channels_last_3d)
+        h = self.conv1(norm_silu(self.norm1, x, fused=last))
+        return x + self.conv2(norm_silu(self.norm2, h, fused=last))
 
 
 class DownsampleBlock3d(nn.Module):
@@ -53,10 +54,15 @@ class UpsampleBlock3d(nn.Module):
 
 
 def pixel_shuffle_3d(x: Tensor) -> Tensor:
-    """[B, 8C, X, Y, Z] -> [B, C, 2X, 2Y, 2Z]; channel 8c + 4i + 2j + k goes to sub-voxel (i, j, k) of c."""
+    """[B, 8C, X, Y, Z] -> [B, C, 2X, 2Y, 2Z]; channel 8c + 4i + 2j + k goes to sub-voxel (i, j, k) of c.
+
+    In half precision channels_last_3d memory stays so: the blocks that follow are made for it.
+    """
     batch, channels, *sizes = x.shape
-    x = x.view(batch, channels // 8, 2, 2, 2, *sizes).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(batch, channels // 8, *[2 * size for size in sizes])
+    parts, doubled = x.view(batch, channels // 8, 2, 2, 2, *sizes), [2 * size for size in sizes]
+    if x.dtype in (torch.float16, torch.bfloat16) and x.is_contiguous(memory_format=torch.channels_last_3d):
+        return parts.permute(0, 5, 2, 6, 3, 7, 4, 1).reshape(batch, *doubled, channels // 8).movedim(-1, 1)
+    return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, channels // 8, *doubled)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -97,6 +103,11 @@ class _StructureCoder(TorsoModule):
         norm = GroupNorm32(32, channels) if group else ChannelLayerNorm32(channels)
         return nn.Sequential(norm, nn.SiLU(), Conv3d(channels, out_channels, 3, padding=1))
 
+    def _out(self, h: Tensor, dtype: torch.dtype) -> Tensor:
+        """`out_layer` in `dtype`, contiguous."""
+        norm, _, conv = self.out_layer
+        return conv(norm_silu(norm, h, dtype)).contiguous()
+
 
 class SparseStructureEncoder(_StructureCoder):
     """Occupancy [B, C_in, R, R, R] -> posterior of the latent at R / 2^(levels - 1)."""
@@ -115,7 +126,7 @@ class SparseStructureEncoder(_StructureCoder):
         for block in self.blocks:
             h = block(h)
         h = self.middle_block(h)
-        return self.out_layer(h.to(x.dtype)).contiguous().chunk(2, dim=1)
+        return self._out(h, x.dtype).chunk(2, dim=1)
 
     def forward(self, x: Tensor, sample_posterior: bool = False) -> Tensor:
         """The posterior's mean, or a sample of it."""
@@ -142,7 +153,7 @@ class SparseStructureDecoder(_StructureCoder):
         h = self.middle_block(h)
         for block in self.blocks:
             h = block(h)
-        return self.out_layer(h.to(x.dtype)).contiguous()
+        return self._out(h, x.dtype)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -35,24 +35,6 @@ class LayerNorm32(nn.LayerNorm):
         return super().forward(x.float()).to(x.dtype)
 
 
-def sum_and_norm(x: Tensor, y: Tensor | None, norm: LayerNorm32) -> tuple[Tensor, Tensor]:
-    """x + y, of one shape and dtype, and `norm` of it; x and its norm without y."""
-    if x.is_cuda and (kernel := _layer_norm_kernel()) is not None and kernel.applies(x, norm):
-        return kernel.sum_and_norm(x, y, norm)
-    total = x if y is None else x + y
-    return total, norm(total)
-
-
-@cache
-def _layer_norm_kernel() -> ModuleType | None:
-    """`gap3d_app.nn.triton_layer_norm`, where Triton runs."""
-    if not triton_fits():
-        return None
-    from gap3d_app.nn import triton_layer_norm
-
-    return triton_layer_norm
-
-
 class ChannelLayerNorm32(nn.LayerNorm):
     """Layer norm over axis 1 of a dense volume [B, C, X, Y, Z], affine, eps 1e-5 (trellis.md section 3)."""
 
@@ -62,6 +44,29 @@ class ChannelLayerNorm32(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         last = x.movedim(1, -1)
         return super().forward(last.float()).to(x.dtype).movedim(-1, 1)
+
+
+def norm_silu(norm: nn.Module, x: Tensor, dtype: torch.dtype | None = None, fused: bool = True) -> Tensor:
+    """SiLU of the norm of a dense volume [B, C, X, Y, Z], both computed from `x` in `dtype`, its own if None.
+
+    `fused` tells whether a kernel may do it; it takes a `ChannelLayerNorm32` of channels_last_3d memory.
+    """
+    dtype = x.dtype if dtype is None else dtype
+    if fused and x.is_cuda and isinstance(norm, ChannelLayerNorm32):
+        kernel = _norm_silu_kernel()
+        if kernel is not None and kernel.applies(x):
+            return kernel.norm_silu(x, norm, dtype)
+    return F.silu(norm(x.to(dtype)))
+
+
+@cache
+def _norm_silu_kernel() -> ModuleType | None:
+    """`gap3d_app.nn.triton_norm_silu`, where Triton runs."""
+    if not triton_fits():
+        return None
+    from gap3d_app.nn import triton_norm_silu
+
+    return triton_norm_silu
 
 
 class GroupNorm32(nn.GroupNorm):

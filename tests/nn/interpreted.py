@@ -8,9 +8,9 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-from gap3d_app.nn import grid_norms, triton_layer_norm, triton_rms  # noqa: E402
+from gap3d_app.nn import grid_norms, triton_norm_silu, triton_rms  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
-from gap3d_app.nn.norms import LayerNorm32, RMSNorm  # noqa: E402
+from gap3d_app.nn.norms import ChannelLayerNorm32, RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
 from gap3d_app.nn.triton_product import wide_product  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
@@ -60,15 +60,20 @@ def check_norms(samples: int, channels: int, dtype: torch.dtype, tolerance: floa
         near(one, other)
 
 
-def check_sums(rows: int, channels: int) -> None:
-    """Rows far from zero; with a sum and without."""
-    norm = LayerNorm32(channels)
-    x, y = (torch.randn(rows, channels).half() + 3 for _ in range(2))
-    for other in (y, None):
-        total, made = triton_layer_norm.sum_and_norm(x, other, norm)
-        assert torch.equal(total, x if other is None else x + y)
-        exact = F.layer_norm(total.double(), (channels,), eps=norm.eps)
-        assert made.dtype == x.dtype and ((made - exact).norm() / exact.norm()).item() < 1e-3, (rows, channels)
+def check_norm_silu(batch: int, channels: int, sizes: tuple[int, int, int]) -> None:
+    """Voxels far from zero in channels_last_3d memory, in their own dtype and in float32."""
+    norm = ChannelLayerNorm32(channels)
+    nn.init.normal_(norm.weight, 1.0, 0.3)
+    nn.init.normal_(norm.bias, 0.0, 0.3)
+    x = (torch.randn(batch, channels, *sizes) * 2 + 5).half().contiguous(memory_format=torch.channels_last_3d)
+    assert triton_norm_silu.applies(x)
+    rows = x.double().movedim(1, -1)
+    exact = F.silu(F.layer_norm(rows, (channels,), norm.weight.double(), norm.bias.double(), norm.eps)).movedim(-1, 1)
+    for dtype, tolerance in ((torch.float16, 1e-3), (torch.float32, 1e-6)):
+        made = triton_norm_silu.norm_silu(x, norm, dtype)
+        assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last_3d)
+        distance = ((made - exact).norm() / exact.norm()).item()
+        assert distance < tolerance, (batch, channels, sizes, dtype, distance)
 
 
 def check_attention(queries: int, keys: int) -> None:
@@ -96,8 +101,9 @@ def check_product(rows: int, channels: int, columns: int) -> None:
 
 with torch.no_grad():
     torch.manual_seed(0)
-    check_sums(1, 20)
-    check_sums(9, 768)
+    check_norm_silu(2, 32, (5, 9, 3))
+    check_norm_silu(1, 20, (1, 1, 1))
+    check_norm_silu(1, 600, (2, 2, 2))
     check_product(130, 96, 101)
     check_product(5, 20, 3)
     check_attention(5, 3)

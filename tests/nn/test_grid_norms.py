@@ -1,6 +1,6 @@
-"""What stands between the sub-layers of transformers, norms, gates and scales: by hand, and by one kernel on a GPU.
+"""Norms, gates and scales between the sub-layers of the grid transformer: by hand, and by one kernel on a GPU.
 
-The kernels also run in triton's interpreter, see test_rotation.
+The kernel also runs in triton's interpreter, see test_rotation.
 """
 
 import pytest
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gap3d_app.nn.grid_norms import gated_sum, gated_sum_norm, scaled_norm
-from gap3d_app.nn.norms import LayerNorm32, RMSNorm, sum_and_norm
+from gap3d_app.nn.norms import RMSNorm
 
 
 def norm_with_gain(channels: int, eps: float) -> RMSNorm:
@@ -58,17 +58,3 @@ def test_on_cuda(dtype: torch.dtype, tolerance: float, samples: int) -> None:
         for one, other in zip(made, exact, strict=True):
             assert one.dtype == dtype
             assert ((one.float() - other).norm() / other.norm()).item() < tolerance
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("summed", [False, True])
-def test_sum_and_norm(summed: bool) -> None:
-    """Rows of a decoder, far from zero; by one kernel on a GPU."""
-    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    x, y = ((torch.randn(2021, 768) * 2 + 5).to(device, dtype) for _ in range(2))
-    norm = LayerNorm32(768)
-    total, made = sum_and_norm(x, y if summed else None, norm)
-    assert torch.equal(total, x + y if summed else x)
-    exact = nn.functional.layer_norm(total.double(), (768,), eps=norm.eps)
-    assert made.dtype == dtype
-    assert ((made.double() - exact).norm() / exact.norm()).item() < 1e-3

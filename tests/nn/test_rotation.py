@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from gap3d_app.nn.grid_rope import norm_rotate, rotate_real, tiled_rope
     importlib.util.find_spec("triton") is None, reason="triton is not installed (a CPU machine does not need it)"
 )
 def test_triton_interpreted_on_the_cpu() -> None:
+    if np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("triton's interpreter reads loop bounds in a way that numpy 2.4 and newer refuse")
     done = subprocess.run([sys.executable, "-m", "tests.nn.interpreted"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "equal"
