@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from types import ModuleType
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from gap3d_app.kernels import triton_fits
 from gap3d_app.sparse.conv import SparseConv3d, TritonBackend, gather_matmul, mirrored_map, neighbour_map, row_gather
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
@@ -58,13 +60,32 @@ def unpooled_conv(x: SparseTensor, conv: SparseConv3d, factor: int = 2) -> Spars
     fine, parent = _pooled_from(x.sites, factor)
     index, starts = unpooled_products(x.sites, factor)
     out_channels, in_channels = conv.out_channels, conv.in_channels
-    taps = conv.conv.weight.reshape(out_channels, 27, in_channels).permute(2, 1, 0).reshape(in_channels, -1)
-    products = (x.feats @ taps).view(-1, out_channels)
+    # Whole rows are copied, and the product takes them transposed: single values would be copied far slower.
+    taps = conv.conv.weight.reshape(out_channels, 27, in_channels).transpose(0, 1).reshape(-1, in_channels)
+    products = (x.feats @ taps.t()).view(-1, out_channels)
+    bias = conv.conv.bias
     if torch.is_grad_enabled():
-        total = _SumOfProducts.apply(products, index, starts, mirrored_map(fine), parent)
+        feats = _SumOfProducts.apply(products, index, starts, mirrored_map(fine), parent) + bias
     else:
-        total = nn.functional.embedding_bag(index, products, starts, mode="sum")
-    return SparseTensor(total + conv.conv.bias, sites=fine)
+        feats = _sum_of_products(products, index, starts, bias)
+    return SparseTensor(feats, sites=fine)
+
+
+def _sum_of_products(products: Tensor, index: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    """See `_SumOfProducts`; plus the bias, and without gradients."""
+    if products.is_cuda and (kernel := _bag_kernel()) is not None and kernel.applies(products, bias):
+        return kernel.sum_rows(products, index, starts, bias)
+    return nn.functional.embedding_bag(index, products, starts, mode="sum") + bias
+
+
+@cache
+def _bag_kernel() -> ModuleType | None:
+    """`gap3d_app.sparse.triton_bag`, where Triton runs."""
+    if not triton_fits():
+        return None
+    from gap3d_app.sparse import triton_bag
+
+    return triton_bag
 
 
 def unpooled_products(coarse: Sites, factor: int = 2) -> tuple[Tensor, Tensor]:

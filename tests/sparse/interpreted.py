@@ -12,6 +12,7 @@ from gap3d_app.sparse import norms, resample  # noqa: E402
 from gap3d_app.sparse.conv import NativeBackend, SparseConv3d, TritonBackend, neighbour_map  # noqa: E402
 from gap3d_app.sparse.tap_plan import BLOCKS, TapPlan  # noqa: E402
 from gap3d_app.sparse.tensor import SparseTensor  # noqa: E402
+from gap3d_app.sparse.triton_bag import sum_rows  # noqa: E402
 from gap3d_app.sparse.triton_conv import TILES, launch, planned_matmul  # noqa: E402
 from gap3d_app.sparse.triton_gather import gather_rows  # noqa: E402
 from gap3d_app.sparse.triton_norm import ROWS, STEPS, applies, group_norm_silu  # noqa: E402
@@ -127,6 +128,17 @@ def check_gather(rows: int, channels: int, count: int) -> None:
     assert gather_rows(x.t().contiguous().t(), index.int(), out=out) is out and torch.equal(out, exact)
 
 
+def check_sums(rows: int, channels: int, counts: list[int]) -> None:
+    """Sums of many rows and of few, and of none; the bias is added before the result is rounded."""
+    x, bias = torch.randn(rows, channels).half(), torch.randn(channels).half()
+    counts = torch.tensor(counts, dtype=torch.int32)
+    index = torch.randint(rows, (int(counts.sum()),), dtype=torch.int32)
+    starts = (counts.cumsum(0) - counts).int()
+    exact = nn.functional.embedding_bag(index, x.double(), starts, mode="sum") + bias.double()
+    out = sum_rows(x, index, starts, bias)
+    assert out.dtype == x.dtype and relative(out, exact) < 5e-4, (rows, channels, relative(out, exact))
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
@@ -138,4 +150,7 @@ if __name__ == "__main__":
         check_norms()
         for rows, channels, count in ((50, 32, 700), (9, 8, 1), (40, 200, 65), (5, 3, 0)):
             check_gather(rows, channels, count)
+        check_sums(50, 128, torch.randint(1, 28, (77,)).tolist())
+        check_sums(9, 20, [3, 0, 27, 1, 0])
+        check_sums(40, 200, [5])
     print("equal")

@@ -26,6 +26,7 @@ from gap3d_app.sparse.resample import (
     SparseDownsample,
     SparseSubdivide,
     SparseUpsample,
+    _bag_kernel,
     _near_parents,
     subdivide_conv,
     unpooled_conv,
@@ -114,6 +115,26 @@ def test_resampled_voxels_on_cuda(name: str) -> None:
     plain = twin(SparseUpsample()(coarse))
     assert torch.equal(plain.coords, x.coords)
     assert relative(unpooled_conv(coarse, native).feats, plain.feats) <= 2 * HALF[torch.float16]
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(("channels", "outputs"), [(64, 128), (32, 40), (96, 200)])
+@torch.no_grad()
+def test_unpooled_convolution_on_cuda(dtype: torch.dtype, channels: int, outputs: int) -> None:
+    """Its sums by a kernel, against float64; under autocast the bias is wider, and torch sums."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    assert _bag_kernel().applies(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=dtype))
+    fine = two_shells(channels, dtype)
+    coarse = SparseDownsample()(fine)
+    layer, wide = layer_pair(channels, outputs, NativeBackend(), dtype)
+    exact = unpooled_conv(coarse.to(torch.float64), wide.double()).feats
+    made = unpooled_conv(coarse, layer).feats
+    assert made.dtype == dtype and relative(made, exact) <= HALF[dtype]
+    assert torch.equal(unpooled_conv(coarse, layer).feats, made)
+    with torch.autocast("cuda", dtype):
+        assert relative(unpooled_conv(coarse.to(torch.float32), wide.float()).feats, exact) <= HALF[dtype]
 
 
 @pytest.mark.gpu
