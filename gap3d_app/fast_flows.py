@@ -12,7 +12,10 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from gap3d_app.models.fast_flow import FastFlow
+    from gap3d_app.models.fast_flow import FastDecoder, FastFlow
+
+DECODERS = ("slat_decoder_gs", "slat_decoder_rf", "slat_decoder_mesh")
+"""Of those that are compiled but take no steps."""
 
 ROLES = ("grid_dit", "structure_flow", "slat_flow", "text_structure_flow", "text_slat_flow")
 """Of the networks that take steps."""
@@ -27,28 +30,37 @@ def recorded_on(device: torch.device) -> bool:
 
 
 class FastFlows:
-    """The flow networks of one pipeline in their fast form.
+    """The networks of one pipeline that have a fast form.
 
     Attributes:
         device: where they compute.
         compile: whether large ones are compiled at their first run.
-        flows: those that a run has used, by role.
+        flows: those that take steps and that a run has used, by role.
+        decoders: those with compiled blocks, by role.
         sparing: whether memory is short, so that records are kept for their stage only.
     """
 
     def __init__(self, device: torch.device, compile: bool = False) -> None:
-        self.device, self.compile, self.flows = device, compile, {}
-        self.flows: dict[str, FastFlow]
+        self.device, self.compile = device, compile
+        self.flows: dict[str, FastFlow] = {}
+        self.decoders: dict[str, FastDecoder] = {}
         self.sparing = False
 
     def of(self, role: str, network: nn.Module, size: int) -> Any:
         """A network of `size` bytes that stays where it is, as a stage should use it."""
-        if role not in ROLES or not recorded_on(self.device):
+        compile = self.compile and size >= WORTH_COMPILING
+        if role not in (*ROLES, *DECODERS) or not recorded_on(self.device):
+            return network
+        if role in DECODERS:
+            if compile and role not in self.decoders:
+                from gap3d_app.models.fast_flow import FastDecoder
+
+                self.decoders[role] = FastDecoder(network)
             return network
         if role not in self.flows:
             from gap3d_app.models.fast_flow import FastFlow
 
-            self.flows[role] = FastFlow(network, self.compile and size >= WORTH_COMPILING)
+            self.flows[role] = FastFlow(network, compile)
         return self.flows[role]
 
     def will_compile(self, role: str, size: int) -> bool:
@@ -72,5 +84,6 @@ class FastFlows:
 
     def clear(self) -> None:
         """Make all networks plain again; the next run begins anew."""
-        while self.flows:
-            self.flows.popitem()[1].undo()
+        for kind in (self.flows, self.decoders):
+            while kind:
+                kind.popitem()[1].undo()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class RandomPart:
         if self.role == "structure_decoder":
             model = GivenVoxels(model, self.voxels)
         if self.role == "slat_decoder_mesh":
-            model = GivenSurface(model, self.voxels)
+            model.register_forward_hook(partial(give_surface, self.voxels))
         return model.to(home or device)
 
     @property
@@ -164,32 +165,14 @@ class GivenVoxels(nn.Module):
         return found
 
 
-class GivenSurface(nn.Module):
-    """The mesh decoder; its signed distances are replaced by those of a ball with waves, all else is its own."""
-
-    def __init__(self, decoder: nn.Module, voxels: int) -> None:
-        super().__init__()
-        self.decoder, self.radius = decoder, (voxels / (8 * torch.pi)) ** 0.5 / decoder.config.resolution
-
-    @property
-    def config(self) -> Any:
-        """The decoder's sizes."""
-        return self.decoder.config
-
-    @property
-    def out_resolution(self) -> int:
-        """See the decoder."""
-        return self.decoder.out_resolution
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """See the decoder."""
-        cells, size = self.decoder(x), self.out_resolution
-        for number, corner in enumerate(CORNERS.tolist()):
-            p = (cells.coords[:, 1:] + cells.coords.new_tensor(corner)) / size - 0.5
-            waves = 0.15 / self.config.resolution * torch.sin(40 * p).prod(-1)
-            # The extraction takes a cell off every distance (trellis.md 6.5).
-            cells.feats[:, number] = p.norm(dim=-1) - self.radius + waves + 1 / size
-        return cells
+def give_surface(voxels: int, decoder: nn.Module, _: tuple, cells: SparseTensor) -> None:
+    """Hook of the mesh decoder: in its result, signed distances give way to those of a ball with waves."""
+    size, radius = decoder.out_resolution, (voxels / (8 * torch.pi)) ** 0.5 / decoder.config.resolution
+    for number, corner in enumerate(CORNERS.tolist()):
+        p = (cells.coords[:, 1:] + cells.coords.new_tensor(corner)) / size - 0.5
+        waves = 0.15 / decoder.config.resolution * torch.sin(40 * p).prod(-1)
+        # The extraction takes a cell off every distance (trellis.md 6.5).
+        cells.feats[:, number] = p.norm(dim=-1) - radius + waves + 1 / size
 
 
 def random_pipeline(device: torch.device, voxels: int = VOXELS, dtype: torch.dtype = torch.bfloat16) -> Gap3DPipeline:

@@ -59,6 +59,8 @@ def measure(
     gc.collect()
     try:
         found.first_ms = round(_timed(warm or run)[0], 2)
+        gc.collect()
+        gc.freeze()  # what compilation left would be searched for garbage within the runs
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         resident = torch.cuda.memory_allocated()

@@ -18,7 +18,7 @@ from gap3d_app.full_size.networks import COND_TOKENS, PROMPT_TOKENS, random_late
 from gap3d_app.full_size.reference_grid import ReferenceGrid
 from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables, reference_mesh_cells
 from gap3d_app.geometry.flexicubes import extract
-from gap3d_app.models.acceleration import accelerated, plain
+from gap3d_app.models.acceleration import accelerated, accelerated_decoder, plain, uncompiled
 from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler
 from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.attention import MultiHeadAttention
@@ -219,8 +219,16 @@ def _latent_decoder(results: Results, stage: str, decoder: nn.Module, coords: Te
         return decoder.to_representation(decoder(SparseTensor(latent.feats, coords)))
 
     for mode in (REFERENCE, OURS):
-        as_released(decoder, mode == REFERENCE)
+        _decoder_mode(decoder, mode)
         results.add(stage, mode, _no_grad(run), tflop=tflop, runs=runs)
+
+
+def _decoder_mode(decoder: nn.Module, mode: str) -> None:
+    """Blocks as released, or compiled."""
+    uncompiled(decoder)
+    as_released(decoder, mode == REFERENCE)
+    if mode == OURS:
+        accelerated_decoder(decoder)
 
 
 def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tensor, runs: int) -> None:
@@ -245,7 +253,7 @@ def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tens
         return extract(cells.coords[:, 1:], cells.feats, resolution, bounds=cells.sites.bounds)
 
     for mode, run in ((REFERENCE, reference), (OURS, ours)):
-        as_released(decoder, mode == REFERENCE)
+        _decoder_mode(decoder, mode)
         folded = flops.mesh_upsampling(widths, pairs, rows, mode == OURS)
         results.add(stage, mode, _no_grad(run), tflop=(trunk + folded) / 1e12, runs=runs)
 
