@@ -81,12 +81,12 @@ class _Record:
             self.graph, self.result = _captured(self.call, pool)
 
     def replay(self, state: Any, prepared: list[Any]) -> list[Any]:
-        for index, tensor in enumerate(_tensors((state, prepared))):
-            # A tensor that was copied last time and is the same object now holds the same numbers, except the
-            # state's, which come first and may be changed in place.
-            if index == 0 or tensor is not self.last[index]:
-                self.static[index].copy_(tensor)
-                self.last[index] = tensor
+        given = list(_tensors((state, prepared)))
+        # A tensor that was copied last time and is the same object now holds the same numbers, except the
+        # state's, which come first and may be changed in place.
+        fresh = [index for index, tensor in enumerate(given) if index == 0 or tensor is not self.last[index]]
+        torch._foreach_copy_([self.static[index] for index in fresh], [given[index] for index in fresh])
+        self.last = given
         if self.graph is None:
             return self.call()
         self.graph.replay()

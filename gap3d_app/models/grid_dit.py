@@ -46,10 +46,9 @@ class ConditionCache(NamedTuple):
     key_mask: Tensor | None
     uniform: bool = False
 
-    def crosses(self, layer: int) -> list[Cross]:
-        """What a block reads for the samples of this cache, in their order."""
-        key, value = self.keys_values[layer]
-        return [Cross(key, value, self.key_mask)]
+    def cross(self, layer: int) -> Cross:
+        """What a block reads for the samples of this cache."""
+        return Cross(*self.keys_values[layer], self.key_mask)
 
 
 class _GridTransformer(nn.Module):
@@ -147,7 +146,7 @@ class GridDiT(nn.Module):
         rope = self.rope(height, width, patch.device)
         x = model.embed(patch, cls, reg)
         for layer, block in enumerate(model.layers):
-            x = block(x, block.norm1.linear(modulation), rope, cache.crosses(layer))
+            x = block(x, block.norm1.linear(modulation), rope, [cache.cross(layer)])
         x = model.norm_out(x, model.norm_out.linear_1(modulation))
         return unpack_grid(x, height, width, self.config.num_register_tokens)
 
@@ -179,9 +178,18 @@ class GridDiT(nn.Module):
         rope = self.rope(height, width, state[0].device)
         x = model.embed(*(part.to(model.cls_embed.weight.dtype) for part in state)).repeat(count, 1, 1)
         modulations = torch.cat([step.modulations for step in prepared], dim=1)
-        for layer, block in enumerate(model.layers):
-            crosses = [cross for step in prepared for cross in step.cache.crosses(layer)]
-            x = self.advance(block, x, modulations[layer], rope, crosses)
+        x = self._linked(x, modulations, rope, [step.cache for step in prepared])
         x = model.norm_out(x, torch.cat([step.head for step in prepared])).to(dtype)
         registers = self.config.num_register_tokens
         return [tuple(unpack_grid(part, height, width, registers)) for part in x.chunk(count)]
+
+    def _linked(self, x: Tensor, modulations: Tensor, rope: Rope, caches: list[ConditionCache]) -> Tensor:
+        """All blocks, each under its modulation ``[B, 4 dim]``; the caches are of consecutive samples."""
+        blocks = self.model.layers
+        source = blocks[0].enter(x, modulations[0])
+        for layer, block in enumerate(blocks):
+            after = layer + 1
+            following = (blocks[after].norm1.norm, modulations[after]) if after < len(blocks) else None
+            crosses = [cache.cross(layer) for cache in caches]
+            x, source = self.advance(block, x, source, modulations[layer], rope, crosses, following)
+        return x

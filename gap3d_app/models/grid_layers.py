@@ -1,6 +1,6 @@
 """Layers of the GridDiT (spec gap3d.md 3.3); module names give the released state-dict keys."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -203,17 +203,52 @@ class GridBlock(nn.Module):
         self.attn1.stacked = self.feed_forward.stacked = None
         self.fused = self.attn1.fused = self.attn2.fused = False
 
+    def enter(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """What the attentions of the first block read of x ``[B, N, dim]``."""
+        return scaled_norm(x, self.norm1.norm, modulation.unsqueeze(1).chunk(4, dim=-1)[0], self.fused)
+
     def forward(self, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
         """x ``[B, N, dim]``; modulation ``[B, 4 dim]`` from `norm1.linear`; crosses in the order of the samples."""
-        scale_attention, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
-        source = scaled_norm(x, self.norm1.norm, scale_attention, self.fused)
-        within = attend(*self.attn1.query_key_value(source, rope), kernel=self.attn1.kernel)
+        return self.linked(x, self.enter(x, modulation), modulation, rope, crosses)[0]
+
+    def linked(
+        self,
+        x: Tensor,
+        source: Tensor,
+        modulation: Tensor,
+        rope: Rope,
+        crosses: list[Cross],
+        following: tuple[nn.RMSNorm, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and what the attentions of the following block read of its result, which is made with it.
+
+        source ``[B, N, dim]`` from the block before, or from `enter`; following: `norm1.norm` of the next block, and
+        its modulation.
+        """
+        _, gate_attention, scale_ffn, gate_ffn = modulation.unsqueeze(1).chunk(4, dim=-1)
+        out = self.attn2.to_out[0](self._mixed(source, rope, crosses))
+        x, source = gated_sum_norm(x, out, gate_attention, self.norm2, self.ffn_norm1, scale_ffn, self.fused)
+        y = self.feed_forward(source)
+        if following is None:
+            return gated_sum(x, y, gate_ffn, self.ffn_norm2, self.fused), None
+        norm, scale = following[0], following[1].unsqueeze(1).chunk(4, dim=-1)[0]
+        return gated_sum_norm(x, y, gate_ffn, self.ffn_norm2, norm, scale, self.fused)
+
+    def _mixed(self, source: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
+        """Self attention plus gated cross attention of `source`, ``[B, N, dim]``."""
+        q, k, v = self.attn1.query_key_value(source, rope)
+        if self.attn1.kernel == "gluon" and _joinable(q, crosses):
+            from gap3d_app.nn import gluon_attention  # not every machine has it
+
+            asked, *null = crosses
+            query = self.attn2.query(source[: len(asked.value)], rope)
+            constant = null[0].value if len(null) else None
+            return gluon_attention.joint_attention(q, k, v, (query, asked.key, asked.value), constant, self.gate)
+        within = attend(q, k, v, kernel=self.attn1.kernel)
         counts = [len(cross.value) for cross in crosses]
         parts = zip(within.split(counts), source.split(counts), crosses, strict=True)
         # Joined last, so that a compiler writes each part to its place at once.
-        out = self.attn2.to_out[0](torch.cat([self._joint(*part, rope) for part in parts]))
-        x, source = gated_sum_norm(x, out, gate_attention, self.norm2, self.ffn_norm1, scale_ffn, self.fused)
-        return gated_sum(x, self.feed_forward(source), gate_ffn, self.ffn_norm2, self.fused)
+        return torch.cat([self._joint(*part, rope) for part in parts])
 
     def _joint(self, within: Tensor, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
         """Self attention ``[B, heads, N, head_dim]`` and the gated cross attention of `source`: ``[B, N, dim]``."""
@@ -227,9 +262,18 @@ class GridBlock(nn.Module):
         return attend(self.attn2.query(source, rope), cross.key, cross.value, cross.mask, self.attn2.kernel)
 
 
-def advance(block: GridBlock, x: Tensor, modulation: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
+def _joinable(q: Tensor, crosses: list[Cross]) -> bool:
+    """Whether one kernel makes both attentions: under an unmasked condition, or that and the null condition."""
+    from gap3d_app.nn import gluon_attention
+
+    asked, *null = crosses
+    alone = len(null) == 0 or len(null) == 1 and null[0].key is None
+    return gluon_attention.applies(q) and asked.key is not None and asked.mask is None and alone
+
+
+def advance(block: GridBlock, *given: Any) -> tuple[Tensor, Tensor | None]:
     """One block; a function, so that one compilation of it serves all blocks."""
-    return block(x, modulation, rope, crosses)
+    return block.linked(*given)
 
 
 class OutputHead(nn.Module):

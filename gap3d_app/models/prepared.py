@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.nn.attention import PreparedContext, all_tokens_equal
@@ -38,5 +39,5 @@ def prepare_modulations(flow: Any, emb: Tensor) -> Tensor:
     blocks, dtype = flow.blocks, flow.torso_dtype
     if flow.config.share_mod:
         return flow.adaLN_modulation(emb).to(dtype).expand(len(blocks), -1, -1)
-    narrow = emb.to(dtype)
-    return torch.stack([block.modulation(narrow) for block in blocks])
+    active, layers = F.silu(emb.to(dtype)), [block.adaLN_modulation[1] for block in blocks]
+    return torch.stack([layer(active) for layer in layers])

@@ -146,7 +146,14 @@ def permuted(x: Tensor, gather: Tensor, slots: Tensor) -> Tensor:
     return _Permute.apply(x, gather, slots)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    kernel: str = "torch",
+    gain: Tensor | None = None,
+) -> Tensor:
     """Softmax attention with scale 1/sqrt(D).
 
     A fused kernel was faster than explicit products for every size of this package on CPU and CUDA.
@@ -157,13 +164,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kerne
         v: [B, M, H, D].
         mask: [B, M] bool, True for keys that may be seen; None for all.
         kernel: which of `attention_kernels.KERNELS` to use without a mask.
+        gain: [H, D] of the queries' norm, where the kernel "gluon" is to apply it.
 
     Returns:
         [B, N, H, D].
     """
     if mask is not None:
         mask = mask[:, None, None, :].expand(-1, q.shape[2], q.shape[1], -1)
-    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, kernel).transpose(1, 2)
+    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, kernel, gain).transpose(1, 2)
 
 
 def packed_kernel_fits(q: Tensor, dtype: torch.dtype) -> bool:
@@ -263,6 +271,14 @@ class MultiHeadAttention(nn.Module):
             self.q_rms_norm = self.k_rms_norm = nn.Identity()
         self.to_out = nn.Linear(channels, channels)
 
+    def _kernel_norms(self, q: Tensor) -> bool:
+        """Whether the attention's kernel normalises queries [B, N, H, D] itself, where it holds them anyway."""
+        if self.kernel != "gluon" or not isinstance(self.q_rms_norm, MultiHeadRMSNorm):
+            return False
+        from gap3d_app.nn import gluon_attention  # not every machine has it
+
+        return gluon_attention.applies(q)
+
     def prepare(self, context: Tensor, uniform: bool | None = None) -> PreparedContext:
         """The part of a cross-attention that depends on the context [B, M, D] alone.
 
@@ -276,7 +292,9 @@ class MultiHeadAttention(nn.Module):
             value = self.to_kv(context[:, 0]).chunk(2, dim=-1)[1]
             return PreparedContext(None, None, self.to_out(value))
         keys, values = self._keys_values(context)
-        return PreparedContext(keys.contiguous(), values.contiguous(), None)
+        if context.device.type == "cpu":  # where strided rows are slow
+            keys, values = keys.contiguous(), values.contiguous()
+        return PreparedContext(keys, values, None)
 
     def _keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
@@ -307,7 +325,9 @@ class MultiHeadAttention(nn.Module):
             q, k, v = self.to_qkv(x).unflatten(-1, (3, heads, -1)).unbind(-3)
             k = self.k_rms_norm(k)
             context_segments = segments
-        q = self.q_rms_norm(q)
+        gain = self.q_rms_norm.gamma if segments is None and self._kernel_norms(q) else None
+        if gain is None:
+            q = self.q_rms_norm(q)
         mask = None
         if segments is not None and segments.starts is not None and packed_kernel_fits(q, q.dtype):
             kv_sets = context_segments if k.ndim == 3 else None
@@ -317,7 +337,7 @@ class MultiHeadAttention(nn.Module):
             q = segments.pad(q)
         if context_segments is not None:
             k, v, mask = context_segments.pad(k), context_segments.pad(v), context_segments.mask
-        out = attention(q, k, v, mask, self.kernel)
+        out = attention(q, k, v, mask, self.kernel, gain)
         if segments is not None:
             out = segments.unpad(out)
         return self.to_out(out.flatten(-2))

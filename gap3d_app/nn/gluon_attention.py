@@ -12,11 +12,20 @@ compare with is torch's own attention.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 LOG2_E = 1.4426950408889634
@@ -128,31 +137,53 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
     return total / gl.convert_layout(weight, by_row)[:, None]
 
 
-@gluon.jit(do_not_specialize=["heads", "queries", "keys"])
+@gluon.jit
+def _normed(q, gain_ptr):
+    """Bring every query of the tile to the length sqrt(CHANNELS) times its channel's gain, in place."""
+    CHANNELS: gl.constexpr = q.shape[1]
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
+    wide = q.load(layout).to(gl.float32)
+    size = gl.rsqrt(gl.maximum(gl.sum(wide * wide, 1), 1e-24))
+    gain = gl.load(gain_ptr + gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, layout))) * CHANNELS**0.5
+    q.store((wide * size[:, None] * gain[None, :]).to(q.dtype))
+    fence_async_shared()  # the tensor cores read it by another way than it was written
+    gl.thread_barrier()
+
+
+# Every asset has other numbers: nothing is compiled anew for what divides them.
+@gluon.jit(do_not_specialize=["heads", "queries", "keys", "given_samples", "given_keys"])
 def _kernel(
-    q_desc, k_desc, v_desc, out_ptr, heads, queries, keys, scale,
+    q_desc, k_desc, v_desc, gain_ptr, given_q_desc, given_k_desc, given_v_desc, gate_ptr, constant_ptr, out_ptr,
+    heads, queries, keys, given_samples, given_keys, scale,
     ROWS: gl.constexpr, COLUMNS: gl.constexpr, CHANNELS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
+    """With `gain_ptr` None queries are normalised already; with `gate_ptr` None there is no condition."""
     dtype: gl.constexpr = q_desc.dtype
     sample, head = gl.program_id(1) // heads, gl.program_id(1) % heads
     row = gl.program_id(0) * ROWS
     q_tile = gl.allocate_shared_memory(dtype, [1, 1, ROWS, CHANNELS], q_desc.layout)
     k_tiles = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, COLUMNS, CHANNELS], k_desc.layout)
     v_tiles = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, COLUMNS, CHANNELS], v_desc.layout)
-    asked = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    begun = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    # One barrier for each time that queries, first keys and slots may be filled.
+    asked = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    begun = gl.allocate_shared_memory(gl.int64, [4, 1], mbarrier.MBarrierLayout())
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     ready_again = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(asked, count=1)
+    ready_given = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(2):
+        mbarrier.init(asked.index(i), count=1)
+    for i in gl.static_range(3):
         mbarrier.init(begun.index(i), count=1)
     for i in gl.static_range(STAGES):
         mbarrier.init(ready.index(i), count=1)
         mbarrier.init(ready_again.index(i), count=1)
-    mbarrier.expect(asked, ROWS * CHANNELS * 2)
-    tma.async_copy_global_to_shared(q_desc, [sample, head, row, 0], asked, q_tile)
+        mbarrier.init(ready_given.index(i), count=1)
+    mbarrier.expect(asked.index(0), ROWS * CHANNELS * 2)
+    tma.async_copy_global_to_shared(q_desc, [sample, head, row, 0], asked.index(0), q_tile)
     q = q_tile.reshape([ROWS, CHANNELS])
-    mbarrier.wait(asked, 0)
+    mbarrier.wait(asked.index(0), 0)
+    if gain_ptr is not None:
+        _normed(q, gain_ptr + head * CHANNELS)
     found = _attended(
         q, k_desc, v_desc, begun.index(0), ready, k_tiles, v_tiles, sample, head, keys, scale, False
     )
@@ -165,51 +196,139 @@ def _kernel(
     line = row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, of_result))
     channel = gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, of_result))
     place = ((sample.to(gl.int64) * queries + line)[:, None] * heads + head) * CHANNELS + channel[None, :]
-    gl.store(out_ptr + place, found.to(dtype), mask=(line < queries)[:, None])
+    there = (line < queries)[:, None]
+    if gate_ptr is None:
+        gl.store(out_ptr + place, found.to(dtype), mask=there)
+    else:
+        gate = 2 / (1 + gl.exp2(gl.load(gate_ptr + head).to(gl.float32) * (-2 * 1.4426950408889634))) - 1
+        if sample >= given_samples:
+            own = ((sample - given_samples) * heads + head) * CHANNELS
+            found += gate * gl.load(constant_ptr + own + channel).to(gl.float32)[None, :]
+            gl.store(out_ptr + place, found.to(dtype), mask=there)
+        else:
+            # Stored and read again: both results do not fit into the registers.
+            gl.store(out_ptr + place, found.to(dtype), mask=there)
+            gl.thread_barrier()
+            mbarrier.expect(asked.index(1), ROWS * CHANNELS * 2)
+            tma.async_copy_global_to_shared(given_q_desc, [sample, head, row, 0], asked.index(1), q_tile)
+            mbarrier.wait(asked.index(1), 0)
+            across = _attended(
+                q, given_k_desc, given_v_desc, begun.index(2), ready_given, k_tiles, v_tiles,
+                sample, head, given_keys, scale, True,
+            )  # fmt: skip
+            found = gl.load(out_ptr + place, mask=there, other=0.0).to(gl.float32) + gate * across
+            gl.store(out_ptr + place, found.to(dtype), mask=there)
 
 
-def gluon_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def gluon_attention(q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None = None) -> Tensor:
     """Softmax attention with scale 1/sqrt(D), summed in float32 and rounded once.
 
     Args:
         q: [B, H, N, 64] float16 or bfloat16, on a Hopper GPU.
         k, v: [B, H, M, 64], likewise.
+        gain: [H, 64] float32, when the queries have yet to be normalised (see `norms.MultiHeadRMSNorm`).
 
     Returns:
         [B, H, N, 64], in memory [B, N, H, 64].
     """
-    return torch.ops.gap3d.gluon_attention(q, k, v).transpose(1, 2)
+    return torch.ops.gap3d.gluon_attention(q, k, v, gain).transpose(1, 2)
 
 
-# An operation of torch's, since its compiler does not take Gluon in; by hand, for the decorator checks 0.2 ms a call.
-torch.library.define("gap3d::gluon_attention", "(Tensor q, Tensor k, Tensor v) -> Tensor")
+def joint_attention(
+    q: Tensor, k: Tensor, v: Tensor, given: tuple[Tensor, Tensor, Tensor], constant: Tensor | None, gate: Tensor
+) -> Tensor:
+    """`gluon_attention` among the tokens plus tanh(gate) times what a condition adds (gap3d.md section 3.3).
+
+    Args:
+        q, k, v: [B, H, N, 64].
+        given: queries [G, H, N, 64], keys and values [G, H, L, 64] of the first G samples' attention to the condition.
+        constant: [B - G, H, 1, 64] its result for the others; None if there are none.
+        gate: [H].
+
+    Returns:
+        [B, N, H * 64].
+    """
+    return torch.ops.gap3d.joint_attention(q, k, v, *given, constant, gate).flatten(2)
 
 
-@torch.library.impl("gap3d::gluon_attention", "CUDA")
-def _launch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    batch, heads, queries, channels = q.shape
-    out = q.new_empty(batch, queries, heads, channels)
-    parts = [_described(x, rows) for x, rows in ((q, ROWS), (k, COLUMNS), (v, COLUMNS))]
-    _kernel[((queries + ROWS - 1) // ROWS, batch * heads)](
-        *parts, out, heads, queries, k.shape[2], channels**-0.5 * LOG2_E,
-        ROWS=ROWS, COLUMNS=COLUMNS, CHANNELS=channels, STAGES=STAGES, num_warps=WARPS, maxnreg=REGISTERS,
-    )  # fmt: skip
-    return out
+# Operations of torch's, since its compiler does not take Gluon in; by hand, for the decorator checks 0.2 ms a call.
+torch.library.define("gap3d::gluon_attention", "(Tensor q, Tensor k, Tensor v, Tensor? gain) -> Tensor")
+torch.library.define(
+    "gap3d::joint_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor given_q, Tensor given_k, Tensor given_v, Tensor? constant, Tensor gate)"
+    " -> Tensor",
+)
 
 
 @torch.library.register_fake("gap3d::gluon_attention")
-def _shape(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+@torch.library.register_fake("gap3d::joint_attention")
+def _shape(q: Tensor, *others: Tensor | None) -> Tensor:
     batch, heads, queries, channels = q.shape
     return q.new_empty(batch, queries, heads, channels)
 
 
-def _described(x: Tensor, rows: int) -> TensorDescriptor:
-    """`x` [B, H, N, 64] for the copy engine, `rows` at a time: 16-byte steps, channels side by side."""
+@torch.library.impl("gap3d::gluon_attention", "CUDA")
+def _alone(q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None) -> Tensor:
+    return _launched(_described(q, k, v), gain, [None] * 3, None, None, _shape(q), (0, 0))
+
+
+@torch.library.impl("gap3d::joint_attention", "CUDA")
+def _joined(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given_q: Tensor,
+    given_k: Tensor,
+    given_v: Tensor,
+    constant: Tensor | None,
+    gate: Tensor,
+) -> Tensor:
+    out, given = _shape(q), _described(given_q, given_k, given_v)
+    constant = out if constant is None else constant.contiguous()  # never read then
+    return _launched(_described(q, k, v), None, given, gate, constant, out, (len(given_q), given_k.shape[2]))
+
+
+_compiled: dict[tuple, Any] = {}
+
+
+def _launched(
+    own: list[TensorDescriptor],
+    gain: Tensor | None,
+    given: list[TensorDescriptor | None],
+    gate: Tensor | None,
+    constant: Tensor | None,
+    out: Tensor,
+    sizes: tuple[int, int],
+) -> Tensor:
+    batch, queries, heads, channels = out.shape
+    grid = ((queries + ROWS - 1) // ROWS, batch * heads, 1)
+    numbers = (heads, queries, own[1].shape[2], *sizes, channels**-0.5 * LOG2_E, ROWS, COLUMNS, channels, STAGES)
+    arguments = (*own, gain, *given, gate, constant, out, *numbers)
+    aligned = all(x is None or x.data_ptr() % 16 == 0 for x in (gain, gate, constant))
+    kind = (out.device, out.dtype, gain is None, gate is None, aligned)
+    if kind in _compiled:  # past the search for it, which takes longer than the launch
+        _compiled[kind][grid](*arguments)
+    else:
+        _compiled[kind] = _kernel[grid](*arguments, num_warps=WARPS, maxnreg=REGISTERS)
+    return out
+
+
+def _described(q: Tensor, k: Tensor, v: Tensor) -> list[TensorDescriptor]:
+    """Queries, keys and values for the copy engine: 16-byte steps, channels side by side."""
+    return [_tiled(x, rows) for x, rows in ((q, ROWS), (k, COLUMNS), (v, COLUMNS))]
+
+
+def _tiled(x: Tensor, rows: int) -> TensorDescriptor:
     if x.stride(3) != 1 or any(step % 8 or not step for step in x.stride()[:3]) or x.data_ptr() % 16:
         x = x.contiguous()
-    block = [1, 1, rows, x.shape[3]]
-    dtype = gl.float16 if x.dtype == torch.float16 else gl.bfloat16
-    return TensorDescriptor.from_tensor(x, block, gl.NVMMASharedLayout.get_default_for(block, dtype))
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), *_tile(rows, x.dtype))
+
+
+@cache
+def _tile(rows: int, dtype: torch.dtype) -> tuple[list[int], gl.NVMMASharedLayout]:
+    """A block of a tensor [B, H, N, 64] and how it lies in shared memory."""
+    block = [1, 1, rows, CHANNELS]
+    return block, gl.NVMMASharedLayout.get_default_for(block, gl.float16 if dtype == torch.float16 else gl.bfloat16)
 
 
 def applies(q: Tensor) -> bool:

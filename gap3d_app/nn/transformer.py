@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
-from gap3d_app.nn.norms import LayerNorm32, sum_and_norm
+from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.parallel import Result, run_branches
 
 
@@ -46,9 +46,8 @@ class TransformerBlock(nn.Module):
         self.mlp = FeedForward(channels, mlp_ratio)
 
     def forward(self, x: Tensor, segments: Segments | None = None) -> Tensor:
-        x, h = sum_and_norm(x, None, self.norm1)
-        x, h = sum_and_norm(x, self.attn(h, segments=segments), self.norm2)
-        return x + self.mlp(h)
+        x = x + self.attn(self.norm1(x), segments=segments)
+        return x + self.mlp(self.norm2(x))
 
 
 class ModulatedCrossBlock(nn.Module):
@@ -99,16 +98,25 @@ class ModulatedCrossBlock(nn.Module):
             mod: [B, C] time embedding, or [B, 6C] ready modulation if `share_mod`.
             context: [B, M, D], or what `cross_attn.prepare` made of it.
         """
-        return advance(self, x, self.modulation(mod), [context], segments)
+        mod = self.modulation(mod)
+        return self.beyond(self.within(x, mod, segments), mod, [context], segments)
 
     def modulation(self, mod: Tensor) -> Tensor:
         """[..., C] time embedding -> [..., 6C]: shift, scale, gate of the self-attention, then of the perceptron."""
         return mod if self.share_mod else self.adaLN_modulation(mod)
 
-    def within(self, x: Tensor, mod: Tensor, segments: Segments | None = None) -> Tensor:
-        """The self-attention's part of the block, which no condition reaches; mod [B or 1, 6C]."""
-        shift, scale, gate = _per_token(mod.chunk(2, dim=-1)[0], segments).chunk(3, dim=-1)
-        return torch.addcmul(x, gate, self.self_attn(modulate(self.norm1(x), shift, scale), segments=segments))
+    def enter(self, x: Tensor, mod: Tensor, segments: Segments | None = None) -> Tensor:
+        """What the self-attention reads of x; mod [B or 1, 6C]. The norm has no parameters, so it is any block's."""
+        shift, scale, _ = _per_token(mod.chunk(2, dim=-1)[0], segments).chunk(3, dim=-1)
+        return modulate(self.norm1(x), shift, scale)
+
+    def within(
+        self, x: Tensor, mod: Tensor, segments: Segments | None = None, source: Tensor | None = None
+    ) -> Tensor:
+        """The self-attention's part of the block, which no condition reaches; source: what `enter` makes, if known."""
+        gate = _per_token(mod.chunk(2, dim=-1)[0], segments).chunk(3, dim=-1)[2]
+        source = self.enter(x, mod, segments) if source is None else source
+        return torch.addcmul(x, gate, self.self_attn(source, segments=segments))
 
     def beyond(
         self,
@@ -133,25 +141,32 @@ class ModulatedCrossBlock(nn.Module):
         return x + self.cross_attn(self.norm2(x), context, segments=segments)
 
 
-Advance = Callable[..., Tensor]
+Advance = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def advance(
     block: ModulatedCrossBlock,
     x: Tensor,
+    source: Tensor,
     mod: Tensor,
-    contexts: list[Tensor | PreparedContext],
-    segments: Segments | None = None,
+    contexts: list[PreparedContext],
+    following: Tensor | None,
     alike: bool = False,
-) -> Tensor:
-    """One block with its modulation ready; a function, so that one compilation of it serves all blocks.
+) -> tuple[Tensor, Tensor | None]:
+    """One block of a chain, and what the next one's self-attention reads of the result, made with it.
 
-    With `alike`, x [B, N, C] enters under every one of the contexts, and the result has as many times the batch.
+    A function, so that one compilation of it serves all blocks.
+
+    Args:
+        x, source: [B, N, C] from the block before, the first source from `enter`.
+        mod, following: [B or 1, 6C] ready modulation of this block and of the next.
+        alike: x enters under every one of the contexts, and the results have as many times the batch.
     """
-    x = block.within(x, mod, segments)
+    x = block.within(x, mod, source=source)
     if alike:
         x = x.repeat(len(contexts), 1, 1)
-    return block.beyond(x, mod, contexts, segments)
+    x = block.beyond(x, mod, contexts)
+    return x, None if following is None else block.enter(x, following)
 
 
 def run_blocks(
@@ -174,7 +189,7 @@ def run_blocks(
         leave: what follows the last block.
         together: all conditions in one batch, for dense tokens; by default away from the processor, where larger
             products are faster.
-        advance: what takes a block, such as a compiled form of the function of that name.
+        advance: what takes a block of conditions in one batch, such as a compiled form of the function of that name.
 
     Returns:
         For every condition the result of `leave`.
@@ -189,7 +204,7 @@ def run_blocks(
     def branch(contexts: list[PreparedContext]) -> Result:
         h = first.beyond(common, mods[0], contexts[:1], segments)
         for block, mod, context in zip(blocks[1:], mods[1:], contexts[1:], strict=True):
-            h = advance(block, h, mod, [context], segments)
+            h = block.beyond(block.within(h, mod, segments), mod, [context], segments)
         return leave(h)
 
     return run_branches([partial(branch, contexts) for contexts in conditions], x.device)
@@ -205,11 +220,12 @@ def _run_together(
 ) -> list[Result]:
     """`run_blocks` with the conditions one after the other in the batch, from the first cross-attention on."""
     count, h = len(conditions), x
-    for index, (block, mod, *contexts) in enumerate(zip(blocks, mods, *conditions, strict=True)):
-        alike = index == 0 and count > 1 and mod.shape[0] == 1
-        if index == 0 and not alike:
-            h = h.repeat(count, 1, 1)
-        h = advance(block, h, mod if mod.shape[0] == 1 else mod.repeat(count, 1), contexts, None, alike)
+    alike = count > 1 and mods[0].shape[0] == 1
+    if not alike:
+        h, mods = h.repeat(count, 1, 1), [mod if mod.shape[0] == 1 else mod.repeat(count, 1) for mod in mods]
+    source = blocks[0].enter(h, mods[0])
+    for block, mod, following, *contexts in zip(blocks, mods, [*mods[1:], None], *conditions, strict=True):
+        h, source = advance(block, h, source, mod, contexts, following, alike and block is blocks[0])
     return [leave(part) for part in h.chunk(count)]
 
 
