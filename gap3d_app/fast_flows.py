@@ -14,11 +14,11 @@ from torch import nn
 if TYPE_CHECKING:
     from gap3d_app.models.fast_flow import FastDecoder, FastFlow
 
-DECODERS = ("slat_decoder_gs", "slat_decoder_rf", "slat_decoder_mesh")
-"""Of those that are compiled but take no steps."""
-
 ROLES = ("grid_dit", "structure_flow", "slat_flow", "text_structure_flow", "text_slat_flow")
 """Of the networks that take steps."""
+
+MESH_DECODER = "slat_decoder_mesh"
+"""Compiled too, though it takes no steps. The other decoders are faster without (docs/performance.md)."""
 
 WORTH_COMPILING = 100_000_000
 """Bytes of a network from which on compilation gains anything: those of gap3d-mini are far below."""
@@ -36,26 +36,26 @@ class FastFlows:
         device: where they compute.
         compile: whether large ones are compiled at their first run.
         flows: those that take steps and that a run has used, by role.
-        decoders: those with compiled blocks, by role.
+        decoder: the mesh decoder with compiled blocks, once a run has used it.
         sparing: whether memory is short, so that records are kept for their stage only.
     """
 
     def __init__(self, device: torch.device, compile: bool = False) -> None:
         self.device, self.compile = device, compile
         self.flows: dict[str, FastFlow] = {}
-        self.decoders: dict[str, FastDecoder] = {}
+        self.decoder: FastDecoder | None = None
         self.sparing = False
 
     def of(self, role: str, network: nn.Module, size: int) -> Any:
         """A network of `size` bytes that stays where it is, as a stage should use it."""
         compile = self.compile and size >= WORTH_COMPILING
-        if role not in (*ROLES, *DECODERS) or not recorded_on(self.device):
+        if role not in (*ROLES, MESH_DECODER) or not recorded_on(self.device):
             return network
-        if role in DECODERS:
-            if compile and role not in self.decoders:
+        if role == MESH_DECODER:
+            if compile and self.decoder is None:
                 from gap3d_app.models.fast_flow import FastDecoder
 
-                self.decoders[role] = FastDecoder(network)
+                self.decoder = FastDecoder(network)
             return network
         if role not in self.flows:
             from gap3d_app.models.fast_flow import FastFlow
@@ -84,6 +84,8 @@ class FastFlows:
 
     def clear(self) -> None:
         """Make all networks plain again; the next run begins anew."""
-        for kind in (self.flows, self.decoders):
-            while kind:
-                kind.popitem()[1].undo()
+        while self.flows:
+            self.flows.popitem()[1].undo()
+        if self.decoder is not None:
+            self.decoder.undo()
+            self.decoder = None

@@ -72,7 +72,7 @@ class _Record:
     def __init__(self, model: Any, state: Any, prepared: list[Any], form: Any, pool: Any) -> None:
         self.form = form
         given = list(_tensors((state, prepared)))
-        self.static = [tensor.clone(memory_format=torch.contiguous_format) for tensor in given]
+        self.static = [_copied(tensor) for tensor in given]
         self.last: list[Tensor | None] = [None] * len(given)
         state, prepared = _rebuilt((state, prepared), iter(self.static))
         self.call = lambda: model.velocities(state, prepared)
@@ -92,6 +92,14 @@ class _Record:
         self.graph.replay()
         # The next replay overwrites the result, and a solver may look back.
         return _rebuilt(self.result, (tensor.clone() for tensor in _tensors(self.result)))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A contiguous copy, which keeps odd steps along axes of one: at other steps blocks would be compiled anew."""
+    if not tensor.is_contiguous():
+        return tensor.clone(memory_format=torch.contiguous_format)
+    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    return copy.copy_(tensor)
 
 
 @lru_cache(maxsize=8)

@@ -219,16 +219,8 @@ def _latent_decoder(results: Results, stage: str, decoder: nn.Module, coords: Te
         return decoder.to_representation(decoder(SparseTensor(latent.feats, coords)))
 
     for mode in (REFERENCE, OURS):
-        _decoder_mode(decoder, mode)
+        as_released(decoder, mode == REFERENCE)
         results.add(stage, mode, _no_grad(run), tflop=tflop, runs=runs)
-
-
-def _decoder_mode(decoder: nn.Module, mode: str) -> None:
-    """Blocks as released, or compiled."""
-    uncompiled(decoder)
-    as_released(decoder, mode == REFERENCE)
-    if mode == OURS:
-        accelerated_decoder(decoder)
 
 
 def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tensor, runs: int) -> None:
@@ -253,7 +245,10 @@ def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tens
         return extract(cells.coords[:, 1:], cells.feats, resolution, bounds=cells.sites.bounds)
 
     for mode, run in ((REFERENCE, reference), (OURS, ours)):
-        _decoder_mode(decoder, mode)
+        uncompiled(decoder)
+        as_released(decoder, mode == REFERENCE)
+        if mode == OURS:
+            accelerated_decoder(decoder)
         folded = flops.mesh_upsampling(widths, pairs, rows, mode == OURS)
         results.add(stage, mode, _no_grad(run), tflop=(trunk + folded) / 1e12, runs=runs)
 

@@ -292,9 +292,7 @@ class MultiHeadAttention(nn.Module):
             value = self.to_kv(context[:, 0]).chunk(2, dim=-1)[1]
             return PreparedContext(None, None, self.to_out(value))
         keys, values = self._keys_values(context)
-        if context.device.type == "cpu":  # where strided rows are slow
-            keys, values = keys.contiguous(), values.contiguous()
-        return PreparedContext(keys, values, None)
+        return PreparedContext(keys.contiguous(), values.contiguous(), None)
 
     def _keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = self.to_kv(context).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
