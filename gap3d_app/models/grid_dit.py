@@ -36,15 +36,15 @@ class ConditionCache(NamedTuple):
 
     tokens ``[B, L, dim]`` projected condition; pooled ``[B, modulation_dim]``; keys_values: per block the
     cross attention's key and value ``[B, heads, L, head_dim]``; key_mask ``[B, 1, 1, L]`` bool or None.
-    uniform: whether all tokens of a sample are equal, as those of the null condition. Equal keys share the attention
-    evenly among equal values: L is 1 then, and neither queries nor keys are needed.
+
+    Where all tokens of a sample are equal, as those of the null condition, equal keys share the attention evenly among
+    equal values: L is 1 then, and the key None.
     """
 
     tokens: Tensor
     pooled: Tensor
     keys_values: list[tuple[Tensor | None, Tensor]]
     key_mask: Tensor | None
-    uniform: bool = False
 
     def cross(self, layer: int) -> Cross:
         """What a block reads for the samples of this cache."""
@@ -111,7 +111,7 @@ class GridDiT(nn.Module):
         model = self.model
         tokens = model.caption_projection(cond[:, :1].to(model.cls_embed.weight.dtype))
         values = [(None, block.cross_value(tokens)) for block in model.layers]
-        return ConditionCache(tokens, model.time_caption_embed.pooled(tokens, None), values, None, True)
+        return ConditionCache(tokens, model.time_caption_embed.pooled(tokens, None), values, None)
 
     def blocks(self) -> list[nn.Module]:
         """The transformer layers, in order."""

@@ -304,8 +304,8 @@ def _launched(
     grid = ((queries + ROWS - 1) // ROWS, batch * heads, 1)
     numbers = (heads, queries, own[1].shape[2], *sizes, channels**-0.5 * LOG2_E, ROWS, COLUMNS, channels, STAGES)
     arguments = (*own, gain, *given, gate, constant, out, *numbers)
-    aligned = all(x is None or x.data_ptr() % 16 == 0 for x in (gain, gate, constant))
-    kind = (out.device, out.dtype, gain is None, gate is None, aligned)
+    others = [(x.dtype, x.data_ptr() % 16 == 0) if x is not None else None for x in (gain, gate, constant)]
+    kind = (out.device, out.dtype, *others)
     if kind in _compiled:  # past the search for it, which takes longer than the launch
         _compiled[kind][grid](*arguments)
     else:
