@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -35,3 +39,9 @@ def triton_runs() -> bool:
     """Whether there is Triton, a CUDA device, and a C compiler, with which Triton builds its launchers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
     return bool(compiler) and torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+
+
+@cache
+def kernel_module(name: str, fits: Callable[[], bool] = triton_runs) -> ModuleType | None:
+    """A module of Triton kernels where `fits` says that they run, else None: not every machine can import it."""
+    return importlib.import_module(name) if fits() else None

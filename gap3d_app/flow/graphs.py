@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gap3d_app.flow.sampler import built_like
 from gap3d_app.sparse.tensor import SparseTensor
 
 
@@ -153,8 +154,7 @@ def _rebuilt(tree: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(tree, dict):
         return {key: _rebuilt(part, tensors) for key, part in tree.items()}
     if isinstance(tree, tuple | list):
-        parts = [_rebuilt(part, tensors) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+        return built_like(tree, [_rebuilt(part, tensors) for part in tree])
     return tree
 
 

@@ -56,8 +56,13 @@ def tree_map(fn: Callable[..., Any], *trees: State) -> State:
     if isinstance(first, dict):
         return {key: tree_map(fn, *(tree[key] for tree in trees)) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(tree_map(fn, *parts) for parts in zip(*trees, strict=True))
+        return built_like(first, [tree_map(fn, *parts) for parts in zip(*trees, strict=True)])
     return fn(*trees)
+
+
+def built_like(like: State, parts: list[State]) -> State:
+    """A tuple, named or not, or a list of other parts."""
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 
 
 def _leaf(state: State) -> Tensor | SparseTensor:
@@ -73,7 +78,7 @@ def _repeat(state: State, times: int) -> State:
     if isinstance(state, dict):
         return {key: _repeat(part, times) for key, part in state.items()}
     if isinstance(state, tuple | list):
-        return type(state)(_repeat(part, times) for part in state)
+        return built_like(state, [_repeat(part, times) for part in state])
     return state.repeat(times, *[1] * (state.ndim - 1))
 
 
@@ -237,7 +242,7 @@ def _half(doubled: State, like: State, k: int) -> State:
     if isinstance(doubled, dict):
         return {key: _half(doubled[key], like[key], k) for key in doubled}
     if isinstance(doubled, tuple | list):
-        return type(doubled)(_half(a, b, k) for a, b in zip(doubled, like, strict=True))
+        return built_like(doubled, [_half(a, b, k) for a, b in zip(doubled, like, strict=True)])
     return doubled.chunk(2)[k]
 
 

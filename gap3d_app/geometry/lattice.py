@@ -6,14 +6,13 @@ per cell.
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
-from types import ModuleType
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from gap3d_app.geometry.cube_indices import tables_on
-from gap3d_app.kernels import triton_runs
+from gap3d_app.kernels import kernel_module
 
 SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
 """Channels of a cube: sdf 8, deform 8 x 3, weights 12 + 8 + 1, colour 8 x 6."""
@@ -82,16 +81,6 @@ class Box:
         return rank
 
 
-@lru_cache(maxsize=1)
-def _triton_cubes() -> ModuleType | None:
-    """The kernels, where they run."""
-    if not triton_runs():
-        return None
-    from gap3d_app.geometry import triton_cubes
-
-    return triton_cubes
-
-
 class ActiveCubes:
     """Features of the active cubes and the means of their corner attributes.
 
@@ -111,7 +100,7 @@ class ActiveCubes:
         self.offsets = self.box.steps(tables_on(coords.device)["corners"])
         self.cells = self.box.flat(coords)
         self.rank = self.box.ranks(self.cells)
-        kernels = _triton_cubes()
+        kernels = kernel_module("gap3d_app.geometry.triton_cubes")
         self.kernels = kernels if kernels and kernels.applies(feats, self.box.count) else None
 
     @property

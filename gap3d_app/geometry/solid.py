@@ -8,8 +8,6 @@ that no cube touches is judged by the cubes alone, whose shell has no such holes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gap3d_app.kernels import triton_runs
+from gap3d_app.kernels import kernel_module
 
 
 def outside_of(solid: np.ndarray) -> np.ndarray:
@@ -90,19 +88,9 @@ def sealed_off(touched: Tensor, first: Sequence[int]) -> Tensor:
     return sealed & ~touched
 
 
-@lru_cache(maxsize=1)
-def _triton_flood() -> ModuleType | None:
-    """The kernel, where it runs."""
-    if not triton_runs():
-        return None
-    from gap3d_app.geometry import triton_flood
-
-    return triton_flood
-
-
 def fill_enclosed(solid: Tensor) -> Tensor:
     """`solid` with every enclosed cavity filled; [X, Y, Z] bool on any device."""
     if solid.device.type == "cpu":
         return ~torch.from_numpy(outside_of(solid.numpy()))
-    kernel = _triton_flood()
+    kernel = kernel_module("gap3d_app.geometry.triton_flood")
     return ~(kernel.outside if kernel and kernel.applies(solid) else outside_by_runs)(solid)

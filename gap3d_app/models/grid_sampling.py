@@ -49,10 +49,7 @@ def sample_grid(
     first step. A network in half precision computes in it; the state stays in the dtype of the noise.
     """
     sampler = sampler or grid_sampler()
-    for event in sampler.run(dit, tuple(noise), cond, torch.zeros_like(cond)):
-        event.state, clean = GridState(*event.state), event.clean
-        event.clean = lambda made=clean: GridState(*made())
-        yield event
+    yield from sampler.run(dit, noise, cond, torch.zeros_like(cond))
 
 
 def generate_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None) -> Tensor:

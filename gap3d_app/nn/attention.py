@@ -146,14 +146,7 @@ def permuted(x: Tensor, gather: Tensor, slots: Tensor) -> Tensor:
     return _Permute.apply(x, gather, slots)
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    kernel: str = "torch",
-    gain: Tensor | None = None,
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:
     """Softmax attention with scale 1/sqrt(D).
 
     A fused kernel was faster than explicit products for every size of this package on CPU and CUDA.
@@ -164,14 +157,13 @@ def attention(
         v: [B, M, H, D].
         mask: [B, M] bool, True for keys that may be seen; None for all.
         kernel: which of `attention_kernels.KERNELS` to use without a mask.
-        gain: [H, D] of the queries' norm, where the kernel "gluon" is to apply it.
 
     Returns:
         [B, N, H, D].
     """
     if mask is not None:
         mask = mask[:, None, None, :].expand(-1, q.shape[2], q.shape[1], -1)
-    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, kernel, gain).transpose(1, 2)
+    return attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, kernel).transpose(1, 2)
 
 
 def packed_kernel_fits(q: Tensor, dtype: torch.dtype) -> bool:
@@ -323,10 +315,12 @@ class MultiHeadAttention(nn.Module):
             q, k, v = self.to_qkv(x).unflatten(-1, (3, heads, -1)).unbind(-3)
             k = self.k_rms_norm(k)
             context_segments = segments
-        gain = self.q_rms_norm.gamma if segments is None and self._kernel_norms(q) else None
-        if gain is None:
-            q = self.q_rms_norm(q)
-        mask = None
+        if segments is None and context_segments is None and self._kernel_norms(q):
+            from gap3d_app.nn.gluon_attention import gluon_attention  # not every machine has it
+
+            out = gluon_attention(*(part.transpose(1, 2) for part in (q, k, v)), self.q_rms_norm.gamma)
+            return self.to_out(out.transpose(1, 2).flatten(-2))
+        q, mask = self.q_rms_norm(q), None
         if segments is not None and segments.starts is not None and packed_kernel_fits(q, q.dtype):
             kv_sets = context_segments if k.ndim == 3 else None
             out = packed_attention(q, k, v, segments, kv_sets)
@@ -335,7 +329,7 @@ class MultiHeadAttention(nn.Module):
             q = segments.pad(q)
         if context_segments is not None:
             k, v, mask = context_segments.pad(k), context_segments.pad(v), context_segments.mask
-        out = attention(q, k, v, mask, self.kernel, gain)
+        out = attention(q, k, v, mask, self.kernel)
         if segments is not None:
             out = segments.unpad(out)
         return self.to_out(out.flatten(-2))

@@ -32,12 +32,12 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return triton_attention.tiled_attention(q, k, v)
 
 
-def _gluon(q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None = None) -> Tensor:
+def _gluon(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from gap3d_app.nn import gluon_attention  # nor this part of it
 
     if not gluon_attention.applies(q):
         return F.scaled_dot_product_attention(q, k, v)
-    return gluon_attention.gluon_attention(q, k, v, gain)
+    return gluon_attention.gluon_attention(q, k, v)
 
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -57,22 +57,10 @@ CUDNN_CHANNELS = (64, 128)
 """Of a head, as the public networks have; with narrower ones cuDNN was seen to end the process."""
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    kernel: str = "torch",
-    gain: Tensor | None = None,
-) -> Tensor:
-    """Softmax attention with scale 1/sqrt(D), [B, H, N, D]; a mask leaves the choice of the kernel to torch.
-
-    With `gain` [H, D] the kernel "gluon" normalises the queries first.
-    """
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:
+    """Softmax attention with scale 1/sqrt(D), [B, H, N, D]; a mask leaves the choice of the kernel to torch."""
     if mask is not None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    if gain is not None:
-        return _gluon(q, k, v, gain)
     return KERNELS[kernel](q, k, v)
 
 

@@ -6,14 +6,11 @@ residual blocks, 1e-5 everywhere else; callers pass them explicitly where they d
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gap3d_app.kernels import triton_fits
+from gap3d_app.kernels import kernel_module, triton_fits
 
 
 class LayerNorm32(nn.LayerNorm):
@@ -53,20 +50,10 @@ def norm_silu(norm: nn.Module, x: Tensor, dtype: torch.dtype | None = None, fuse
     """
     dtype = x.dtype if dtype is None else dtype
     if fused and x.is_cuda and isinstance(norm, ChannelLayerNorm32):
-        kernel = _norm_silu_kernel()
+        kernel = kernel_module("gap3d_app.nn.triton_norm_silu", triton_fits)
         if kernel is not None and kernel.applies(x):
             return kernel.norm_silu(x, norm, dtype)
     return F.silu(norm(x.to(dtype)))
-
-
-@cache
-def _norm_silu_kernel() -> ModuleType | None:
-    """`gap3d_app.nn.triton_norm_silu`, where Triton runs."""
-    if not triton_fits():
-        return None
-    from gap3d_app.nn import triton_norm_silu
-
-    return triton_norm_silu
 
 
 class GroupNorm32(nn.GroupNorm):

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from gap3d_app.kernels import triton_runs
+from gap3d_app.kernels import kernel_module, triton_runs
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 if TYPE_CHECKING:
@@ -82,21 +82,11 @@ class _GatherMatmul(torch.autograd.Function):
 
 def row_gather(x: Tensor) -> Callable[..., Tensor]:
     """What takes rows of `x` [N, C] by number [M] (and where to write them, [M, C], if wanted); zeros for number N."""
-    kernel = _gather_kernel() if x.is_cuda else None
+    kernel = kernel_module("gap3d_app.sparse.triton_gather") if x.is_cuda else None
     if kernel is not None:
         return partial(kernel.gather_rows, x)
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
     return lambda index, out=None: torch.index_select(padded, 0, index, out=out)
-
-
-@cache
-def _gather_kernel() -> ModuleType | None:
-    """`gap3d_app.sparse.triton_gather`, where Triton runs."""
-    if not triton_runs():
-        return None
-    from gap3d_app.sparse import triton_gather
-
-    return triton_gather
 
 
 def _chunk_rows(x: Tensor, taps: int) -> int:

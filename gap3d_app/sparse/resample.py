@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from types import ModuleType
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from gap3d_app.kernels import triton_fits
+from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.sparse.conv import SparseConv3d, TritonBackend, gather_matmul, mirrored_map, neighbour_map, row_gather
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
@@ -73,19 +72,10 @@ def unpooled_conv(x: SparseTensor, conv: SparseConv3d, factor: int = 2) -> Spars
 
 def _sum_of_products(products: Tensor, index: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     """See `_SumOfProducts`; plus the bias, and without gradients."""
-    if products.is_cuda and (kernel := _bag_kernel()) is not None and kernel.applies(products, bias):
+    kernel = kernel_module("gap3d_app.sparse.triton_bag", triton_fits) if products.is_cuda else None
+    if kernel is not None and kernel.applies(products, bias):
         return kernel.sum_rows(products, index, starts, bias)
     return nn.functional.embedding_bag(index, products, starts, mode="sum") + bias
-
-
-@cache
-def _bag_kernel() -> ModuleType | None:
-    """`gap3d_app.sparse.triton_bag`, where Triton runs."""
-    if not triton_fits():
-        return None
-    from gap3d_app.sparse import triton_bag
-
-    return triton_bag
 
 
 def unpooled_products(coarse: Sites, factor: int = 2) -> tuple[Tensor, Tensor]:

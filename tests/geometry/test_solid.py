@@ -7,6 +7,7 @@ import torch
 
 from gap3d_app.geometry import solid as solid_module
 from gap3d_app.geometry.solid import fill_enclosed, outside_by_runs, outside_of, sealed_off
+from gap3d_app.kernels import kernel_module
 
 
 def maze(size: int = 12) -> torch.Tensor:
@@ -74,8 +75,8 @@ def test_the_room_behind_a_wall_of_blocks_is_sealed_off(first: tuple[int, int, i
 def test_cuda_equals_cpu(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel, and without it."""
     if not kernel:
-        monkeypatch.setattr(solid_module, "_triton_flood", lambda: None)
-    elif solid_module._triton_flood() is None:
+        monkeypatch.setattr(solid_module, "kernel_module", lambda name: None)
+    elif kernel_module("gap3d_app.geometry.triton_flood") is None:
         pytest.skip("triton does not run here")
     for solid in (maze(), hollow_box(), noise(0.35), noise(0.6), noise(0.0)):
         assert torch.equal(fill_enclosed(solid.cuda()).cpu(), fill_enclosed(solid))

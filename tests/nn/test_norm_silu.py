@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.models.structure_vae import ResBlock3d, SparseStructureDecoder, pixel_shuffle_3d
-from gap3d_app.nn import norms
 from gap3d_app.nn.norms import ChannelLayerNorm32, GroupNorm32, norm_silu
 
 LAST = torch.channels_last_3d
@@ -34,7 +34,7 @@ def relative(there: Tensor, here: Tensor) -> float:
 
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """Shapes of the volumes that the kernel is given from now on."""
-    kernel, shapes = norms._norm_silu_kernel(), []
+    kernel, shapes = kernel_module("gap3d_app.nn.triton_norm_silu", triton_fits), []
     if kernel is None:
         pytest.skip("Triton does not run here")
     made = kernel.norm_silu

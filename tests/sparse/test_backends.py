@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.models.decoders import SparseSubdivideBlock3d
 from gap3d_app.sparse.conv import (
     Backend,
@@ -26,7 +27,6 @@ from gap3d_app.sparse.resample import (
     SparseDownsample,
     SparseSubdivide,
     SparseUpsample,
-    _bag_kernel,
     _near_parents,
     subdivide_conv,
     unpooled_conv,
@@ -125,7 +125,8 @@ def test_resampled_voxels_on_cuda(name: str) -> None:
 def test_unpooled_convolution_on_cuda(dtype: torch.dtype, channels: int, outputs: int) -> None:
     """Its sums by a kernel, against float64; under autocast the bias is wider, and torch sums."""
     pytest.importorskip("triton", reason="triton is not installed")
-    assert _bag_kernel().applies(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=dtype))
+    kernel = kernel_module("gap3d_app.sparse.triton_bag", triton_fits)
+    assert kernel.applies(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=dtype))
     fine = two_shells(channels, dtype)
     coarse = SparseDownsample()(fine)
     layer, wide = layer_pair(channels, outputs, NativeBackend(), dtype)
