@@ -13,7 +13,7 @@ compare with is torch's own attention.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +80,12 @@ def _summed(share, v_tiles, slot, total):
 
 
 @gluon.jit
+def _by_thread(x):
+    """Sums [ROWS, parts] of what a thread holds of every row. Summed up, they go from thread to thread only once."""
+    return gl.sum(gl.reshape(x, [x.shape[0], x.shape[1] // 8, 8]), 1)
+
+
+@gluon.jit
 def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, keys, scale, CORRECT: gl.constexpr):
     """The queries' results [ROWS, CHANNELS] float32; `begun` and `ready` are unused barriers."""
     STAGES: gl.constexpr = k_tiles.shape[0]
@@ -109,7 +115,7 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
     if not CORRECT:
         top = top + MARGIN
     wide = _exp2(score * scale - top[:, None])
-    weight = gl.sum(wide, 1)
+    weight = _by_thread(wide)
     share = gl.convert_layout(wide.to(q.dtype), of_shares)
     mbarrier.wait(ready.index(0), 0)
     for tile in range(1, tiles):
@@ -121,9 +127,9 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
             higher = gl.maximum(top, gl.max(score, 1) * scale)
             kept = _exp2(top - higher)
             top = higher
-            weight = weight * kept
+            weight = weight * gl.convert_layout(kept, gl.SliceLayout(1, weight.type.layout))[:, None]
         wide = _exp2(score * scale - top[:, None])
-        weight = weight + gl.sum(wide, 1)
+        weight = weight + _by_thread(wide)
         # Here rather than above: its loop keeps the compiler from moving the next wait before the exponentials.
         mbarrier.wait(ready.index(tile % STAGES), (tile // STAGES) & 1)
         total = warpgroup_mma_wait(0, deps=[total_begun])
@@ -134,7 +140,7 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
             total = total * gl.convert_layout(kept, by_row)[:, None]
         share = gl.convert_layout(wide.to(q.dtype), of_shares)
     total = warpgroup_mma_wait(0, deps=[_summed(share, v_tiles, (tiles - 1) % STAGES, total)])
-    return total / gl.convert_layout(weight, by_row)[:, None]
+    return total / gl.convert_layout(gl.sum(weight, 1), by_row)[:, None]
 
 
 @gluon.jit
@@ -269,7 +275,7 @@ def _shape(q: Tensor, *others: Tensor | None) -> Tensor:
 
 @torch.library.impl("gap3d::gluon_attention", "CUDA")
 def _alone(q: Tensor, k: Tensor, v: Tensor, gain: Tensor | None) -> Tensor:
-    return _launched(_described(q, k, v), gain, [None] * 3, None, None, _shape(q), (0, 0))
+    return _launched((q, k, v), gain, (None,) * 3, None, None, _shape(q), (0, 0))
 
 
 @torch.library.impl("gap3d::joint_attention", "CUDA")
@@ -283,18 +289,19 @@ def _joined(
     constant: Tensor | None,
     gate: Tensor,
 ) -> Tensor:
-    out, given = _shape(q), _described(given_q, given_k, given_v)
+    out = _shape(q)
     constant = out if constant is None else constant.contiguous()  # never read then
-    return _launched(_described(q, k, v), None, given, gate, constant, out, (len(given_q), given_k.shape[2]))
+    given, sizes = (given_q, given_k, given_v), (len(given_q), given_k.shape[2])
+    return _launched((q, k, v), None, given, gate, constant, out, sizes)
 
 
 _compiled: dict[tuple, Any] = {}
 
 
 def _launched(
-    own: list[TensorDescriptor],
+    own: tuple[Tensor, ...],
     gain: Tensor | None,
-    given: list[TensorDescriptor | None],
+    given: tuple[Tensor | None, ...],
     gate: Tensor | None,
     constant: Tensor | None,
     out: Tensor,
@@ -303,25 +310,37 @@ def _launched(
     batch, queries, heads, channels = out.shape
     grid = ((queries + ROWS - 1) // ROWS, batch * heads, 1)
     numbers = (heads, queries, own[1].shape[2], *sizes, channels**-0.5 * LOG2_E, ROWS, COLUMNS, channels, STAGES)
-    arguments = (*own, gain, *given, gate, constant, out, *numbers)
     others = [(x.dtype, x.data_ptr() % 16 == 0) if x is not None else None for x in (gain, gate, constant)]
     kind = (out.device, out.dtype, *others)
+    tiles = [None if x is None else _tiled(x) for x in (*own, *given)]
     if kind in _compiled:  # past the search for it, which takes longer than the launch
-        _compiled[kind][grid](*arguments)
+        _compiled[kind][grid](*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers)
     else:
+        rows = (ROWS, COLUMNS, COLUMNS) * 2
+        tiles = [None if x is None else x.described(n) for x, n in zip(tiles, rows, strict=True)]
+        arguments = (*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers)
         _compiled[kind] = _kernel[grid](*arguments, num_warps=WARPS, maxnreg=REGISTERS)
     return out
 
 
-def _described(q: Tensor, k: Tensor, v: Tensor) -> list[TensorDescriptor]:
-    """Queries, keys and values for the copy engine: 16-byte steps, channels side by side."""
-    return [_tiled(x, rows) for x, rows in ((q, ROWS), (k, COLUMNS), (v, COLUMNS))]
+class _Tiled(NamedTuple):
+    """What a launch reads of a `TensorDescriptor`: making one of those checks for longer than a launch takes."""
+
+    base: Tensor
+    shape: list[int]
+    strides: list[int]
+    padding: str = "zero"
+
+    def described(self, rows: int) -> TensorDescriptor:
+        return TensorDescriptor(self.base, self.shape, self.strides, *_tile(rows, self.base.dtype))
 
 
-def _tiled(x: Tensor, rows: int) -> TensorDescriptor:
-    if x.stride(3) != 1 or any(step % 8 or not step for step in x.stride()[:3]) or x.data_ptr() % 16:
+def _tiled(x: Tensor) -> _Tiled:
+    """Queries, keys or values [B, H, N, 64] for the copy engine: 16-byte steps, channels side by side."""
+    batch, head, token, channel = x.stride()
+    if channel != 1 or batch % 8 or head % 8 or token % 8 or not batch * head * token or x.data_ptr() % 16:
         x = x.contiguous()
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), *_tile(rows, x.dtype))
+    return _Tiled(x, list(x.shape), list(x.stride()))
 
 
 @cache
