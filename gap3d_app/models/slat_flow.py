@@ -19,7 +19,7 @@ from gap3d_app.nn.torso import TorsoModule, init_flow
 from gap3d_app.nn.transformer import advance, modulate, run_blocks
 from gap3d_app.sparse.attention import ModulatedSparseCrossBlock
 from gap3d_app.sparse.conv import SparseConv3d
-from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv
+from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv, unpooled_products
 from gap3d_app.sparse.tensor import SparseTensor
 
 
@@ -194,6 +194,9 @@ class SLatFlowModel(TorsoModule):
         self, h: SparseTensor, levels: Sequence[Tensor], skips: list[Tensor], dtype: torch.dtype
     ) -> SparseTensor:
         own = levels[len(self.input_blocks) :]
+            if isinstance(block.resample, SparseDownsample):
+                # The way out needs it. Its size comes from the device, which here has little to do before it answers.
+                unpooled_products(h.sites, block.resample.factor)
         for block, mod, skip in zip(self.out_blocks, own, reversed(skips), strict=True):
             if self.config.use_skip_connection:
                 h = h.replace(torch.cat([h.feats, skip], dim=1))

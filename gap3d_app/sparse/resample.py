@@ -138,7 +138,9 @@ def _pool(sites: Sites, factor: int) -> tuple[Sites, Tensor]:
     rest, z = unique // size_z, unique % size_z
     rest, y = rest // size_y, rest % size_y
     batch, x = rest // size_x, rest % size_x
-    coarse = Sites(torch.stack([batch, x, y, z], dim=1), batch_size=sites.batch_size)
+    lengths = [len(unique)] if sites.batch_size == 1 else None
+    coarse = Sites(torch.stack([batch, x, y, z], dim=1), lengths, sites.batch_size)
+    coarse.cache["bounds"] = tuple([v // factor for v in end] for end in sites.bounds)
     # Fine sites own their coarse ones. Were it mutual, the maps of both would stay in memory, after every asset and
     # every training step, until Python happens to look for cycles.
     coarse.cache["pooled from", factor] = (ref(sites), parent)
