@@ -12,13 +12,10 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from gap3d_app.models.fast_flow import FastDecoder, FastFlow
+    from gap3d_app.models.fast_flow import FastFlow
 
 ROLES = ("grid_dit", "structure_flow", "slat_flow", "text_structure_flow", "text_slat_flow")
 """Of the networks that take steps."""
-
-MESH_DECODER = "slat_decoder_mesh"
-"""Compiled too, though it takes no steps. The other decoders are faster without (docs/performance.md)."""
 
 WORTH_COMPILING = 100_000_000
 """Bytes of a network from which on compilation gains anything: those of gap3d-mini are far below."""
@@ -30,37 +27,28 @@ def recorded_on(device: torch.device) -> bool:
 
 
 class FastFlows:
-    """The networks of one pipeline that have a fast form.
+    """The flow networks of one pipeline in their fast form.
 
     Attributes:
         device: where they compute.
         compile: whether large ones are compiled at their first run.
-        flows: those that take steps and that a run has used, by role.
-        decoder: the mesh decoder with compiled blocks, once a run has used it.
+        flows: those that a run has used, by role.
         sparing: whether memory is short, so that records are kept for their stage only.
     """
 
     def __init__(self, device: torch.device, compile: bool = False) -> None:
         self.device, self.compile = device, compile
         self.flows: dict[str, FastFlow] = {}
-        self.decoder: FastDecoder | None = None
         self.sparing = False
 
     def of(self, role: str, network: nn.Module, size: int) -> Any:
         """A network of `size` bytes that stays where it is, as a stage should use it."""
-        compile = self.compile and size >= WORTH_COMPILING
-        if role not in (*ROLES, MESH_DECODER) or not recorded_on(self.device):
-            return network
-        if role == MESH_DECODER:
-            if compile and self.decoder is None:
-                from gap3d_app.models.fast_flow import FastDecoder
-
-                self.decoder = FastDecoder(network)
+        if role not in ROLES or not recorded_on(self.device):
             return network
         if role not in self.flows:
             from gap3d_app.models.fast_flow import FastFlow
 
-            self.flows[role] = FastFlow(network, compile)
+            self.flows[role] = FastFlow(network, self.compile and size >= WORTH_COMPILING)
         return self.flows[role]
 
     def will_compile(self, role: str, size: int) -> bool:
@@ -86,6 +74,3 @@ class FastFlows:
         """Make all networks plain again; the next run begins anew."""
         while self.flows:
             self.flows.popitem()[1].undo()
-        if self.decoder is not None:
-            self.decoder.undo()
-            self.decoder = None

@@ -18,7 +18,7 @@ from gap3d_app.full_size.networks import COND_TOKENS, PROMPT_TOKENS, random_late
 from gap3d_app.full_size.reference_grid import ReferenceGrid
 from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables, reference_mesh_cells
 from gap3d_app.geometry.flexicubes import extract
-from gap3d_app.models.acceleration import accelerated, accelerated_decoder, plain, uncompiled
+from gap3d_app.models.acceleration import accelerated, plain
 from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler
 from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.attention import MultiHeadAttention
@@ -245,10 +245,7 @@ def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tens
         return extract(cells.coords[:, 1:], cells.feats, resolution, bounds=cells.sites.bounds)
 
     for mode, run in ((REFERENCE, reference), (OURS, ours)):
-        uncompiled(decoder)
         as_released(decoder, mode == REFERENCE)
-        if mode == OURS:
-            accelerated_decoder(decoder)
         folded = flops.mesh_upsampling(widths, pairs, rows, mode == OURS)
         results.add(stage, mode, _no_grad(run), tflop=(trunk + folded) / 1e12, runs=runs)
 

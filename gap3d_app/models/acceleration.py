@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gap3d_app.flow.graphs import GraphedFlow
@@ -63,19 +62,6 @@ def uncompiled(flow: nn.Module) -> dict[str, Any]:
     return {name: vars(flow).pop(name) for name in ("advance", "activate") if name in vars(flow)}
 
 
-def accelerated_decoder(decoder: nn.Module) -> nn.Module:
-    """A decoder of the structured latent, its blocks compiled, in place, for any number of rows and of windows."""
-    decoder.advance = compiled_rows(type(decoder).advance)
-    return decoder
-
-
-@lru_cache(maxsize=8)
-def compiled_rows(advance: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """(layer, rows, sets) -> rows compiled once for all layers: every number but those of the weights may change."""
-    _allow_forms()
-    return torch.compile(advance, fullgraph=True, dynamic=True, options=dict(ROUNDED))
-
-
 @lru_cache(maxsize=8)
 def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> Callable[..., Tensor]:
     """A function of a layer compiled once for all layers, and for all weights that a page offers.
@@ -84,7 +70,10 @@ def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> C
         advance: (layer, tokens, ...) -> tokens and perhaps more.
         any_length: axis of the tokens whose size may change without another compilation.
     """
-    _allow_forms()
+    import torch._dynamo  # seconds, where nothing has been compiled yet
+
+    # By default torch compiles a function eight times at most.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
     fast = torch.compile(advance, fullgraph=True, dynamic=False, options=dict(ROUNDED))
     if any_length is None:
         return fast
@@ -96,13 +85,6 @@ def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> C
         return fast(block, x, *rest)
 
     return call
-
-
-def _allow_forms() -> None:
-    """By default torch compiles a function eight times at most."""
-    import torch._dynamo  # seconds, where nothing has been compiled yet
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_FORMS)
 
 
 def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int, compiled: bool = False) -> None:

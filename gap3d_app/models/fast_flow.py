@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gap3d_app.flow.graphs import GraphedFlow
-from gap3d_app.models.acceleration import accelerated, accelerated_decoder, plain, uncompiled
+from gap3d_app.models.acceleration import accelerated, plain, uncompiled
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.sparse.tensor import SparseTensor
@@ -67,7 +67,8 @@ class FastFlow:
             try:
                 found = self.steps.velocities(state, prepared)
             except _compilation_errors() as error:
-                _warn(error)
+                reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+                logger.warning("The networks run without compilation: %s", reason)
                 found = None
             if found is None:
                 self.compile_blocks = False
@@ -94,42 +95,11 @@ class FastFlow:
         plain(self.flow)
 
 
-class FastDecoder:
-    """Compiles the blocks of a decoder of the structured latent, in place, at its first run; see `FastFlow`.
-
-    Attributes:
-        compile_blocks: whether the blocks are compiled: until it fails.
-    """
-
-    def __init__(self, decoder: nn.Module) -> None:
-        self.decoder, self.compile_blocks = decoder, True
-        self.plain, self.fast = decoder.advance, accelerated_decoder(decoder).advance
-        decoder.advance = self._advance
-
-    def _advance(self, block: nn.Module, rows: Tensor, sets: Any) -> Tensor:
-        if self.compile_blocks:
-            try:
-                return self.fast(block, rows, sets)
-            except _compilation_errors() as error:
-                _warn(error)
-            self.compile_blocks = False
-        return self.plain(block, rows, sets)
-
-    def undo(self) -> None:
-        """Let the decoder use the plain function again."""
-        uncompiled(self.decoder)
-
-
 def _compilation_errors() -> tuple[type[Exception], ...]:
     """No compiler here, or too many forms."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     return TorchDynamoException, FailOnRecompileLimitHit
-
-
-def _warn(error: Exception) -> None:
-    reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
-    logger.warning("The networks run without compilation: %s", reason)
 
 
 def _tokens(flow: nn.Module) -> int:

@@ -1,19 +1,16 @@
-"""`FastFlow` and `FastDecoder`: what takes the fast way, what the plain one, and what is left when it is undone."""
+"""`FastFlow`: what takes the fast way, what the plain one, and what is left when it is undone."""
 
 import logging
 
 import pytest
 import torch
-from torch._dynamo.exc import Unsupported
 
 from gap3d_app.flow.graphs import _copied
 from gap3d_app.flow.sampler import FlowSampler
-from gap3d_app.models import acceleration, slat_vae
-from gap3d_app.models.decoders import SLatMeshDecoder
-from gap3d_app.models.fast_flow import FastDecoder, FastFlow
+from gap3d_app.models import acceleration
+from gap3d_app.models.fast_flow import FastFlow
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.grid_sampling import generate_grid, grid_sampler
-from gap3d_app.nn import attention
 from gap3d_app.sparse.tensor import SparseTensor
 from tests.models.test_fast_paths import awake, slat_flow, structure_flow, voxels
 from tests.models.test_grid_dit import TINY, random_state
@@ -145,46 +142,3 @@ def test_copies_keep_their_steps() -> None:
         copy = _copied(tensor)
         assert torch.equal(copy, tensor) and copy.data_ptr() != tensor.data_ptr() and copy.is_contiguous()
         assert not tensor.is_contiguous() or copy.stride() == tensor.stride()
-
-
-def mesh_decoder(device: str) -> SLatMeshDecoder:
-    torch.manual_seed(0)
-    sizes = dict(resolution=8, model_channels=64, latent_channels=8, num_blocks=4, num_heads=2, window_size=4)
-    return awake(SLatMeshDecoder.from_args(**sizes, upsample_channels=[32, 32])).eval().to(device)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_decoder_with_and_without_a_compiler(fails, varlen_on_cpu, monkeypatch, caplog) -> None:
-    for where in (slat_vae, attention):
-        monkeypatch.setattr(where, "packed_kernel_fits", lambda *_: True)
-    called = []
-
-    def compiled(advance):
-        def call(*given):
-            called.append(given)
-            if fails:
-                raise Unsupported("no compiler")
-            return advance(*given)
-
-        return call
-
-    monkeypatch.setattr(acceleration, "compiled_rows", compiled)
-    decoder, (state, _) = mesh_decoder("cpu"), states("slat", "cpu")[0]
-    slow, fast = decoder(state).feats, FastDecoder(decoder)
-    assert torch.equal(decoder(state).feats, slow)
-    assert len(called) == (1 if fails else 4) and fast.compile_blocks is not fails
-    assert ("without compilation" in caplog.text) is fails
-    fast.undo()
-    assert torch.equal(decoder(state).feats, slow) and len(called) == (1 if fails else 4)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_gpu)])
-def test_a_compiled_decoder(device) -> None:
-    """One compilation for assets of all sizes."""
-    plain, fast = (mesh_decoder(device).to_torso_dtype(torch.float16) for _ in range(2))
-    FastDecoder(fast)
-    for state in states("slat", device)[0]:
-        slow, made = plain(state).feats, fast(state).feats
-        assert (made - slow).norm() < 1e-2 * slow.norm()
