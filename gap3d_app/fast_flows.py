@@ -6,6 +6,7 @@ of the time from text to GLB at full size, so it is asked for by what makes many
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +41,7 @@ class FastFlows:
         self.device, self.compile = device, compile
         self.flows: dict[str, FastFlow] = {}
         self.sparing = False
+        self._searched: set[str] = set()
 
     def of(self, role: str, network: nn.Module, size: int) -> Any:
         """A network of `size` bytes that stays where it is, as a stage should use it."""
@@ -61,6 +63,11 @@ class FastFlows:
         """End a stage: what only its asset needed goes; where memory is short, all records."""
         for flow in self.flows.values():
             flow.rest(self.sparing)
+        compiled = {role for role, flow in self.flows.items() if flow.compile_blocks and flow.ready}
+        if compiled - self._searched:
+            gc.collect()
+            gc.freeze()  # a compiler leaves so many objects that each search among them holds a step up for 30 ms
+        self._searched = compiled
 
     def spare(self) -> bool:
         """Memory ran out: keep no records from stage to stage from now on; False when there is nothing to gain."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,9 +73,6 @@ class FastFlow:
                 self.compile_blocks = False
                 uncompiled(self.flow)
                 found = self.steps.velocities(state, prepared)
-        if self.compile_blocks and not self.ready:
-            gc.collect()
-            gc.freeze()  # a compiler leaves so many objects that each search among them holds a step up for 30 ms
         self.ready = True
         return found
 
