@@ -1,4 +1,4 @@
-"""A flow network whose steps are recorded as CUDA graphs and replayed.
+"""A flow network whose steps, and what is prepared for them, are recorded as CUDA graphs and replayed.
 
 One step of a full-size flow is some hundred kernels of 10 to 100 microseconds; started one by one from Python they
 leave the GPU waiting. A graph starts them together. It reads and writes fixed memory, so what a step gets is copied
@@ -7,14 +7,16 @@ into static tensors first: the state and the step's modulation always, a conditi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gap3d_app.flow.sampler import built_like
+from gap3d_app.nn.attention import all_tokens_equal
 from gap3d_app.sparse.tensor import SparseTensor
 
 
@@ -22,9 +24,10 @@ class GraphedFlow:
     """Stands for `model` in `FlowSampler.run`: the same numbers from recorded steps.
 
     For every number of conditions the last form of the arguments (shapes, and the sites of a sparse state) is kept.
-    The first call with a new form runs plainly, which also fills caches and compiles what is compiled; the second
-    records; from then on the record is replayed, for later prompts too. Velocities are the caller's to keep.
-    Without CUDA the static tensors are used all the same, and the network runs on them every time.
+    The first call with a new form runs plainly, which also fills caches and compiles what is compiled; a later one
+    records (see `_Plain.over`); from then on the record is replayed, for later prompts too. Velocities are the
+    caller's to keep. What `prepare` gives is good until it is called again: steps read it where it lies. Without CUDA
+    the static tensors are used all the same, and the network runs on them every time.
 
     Args:
         model: a network with `prepare` and `velocities`; its weights must stay where they are.
@@ -32,67 +35,149 @@ class GraphedFlow:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._seen: dict[int, Any] = {}
+        self._plain: dict[int, _Plain] = {}
         self._records: dict[int, _Record] = {}
         self.forget()
 
     def forget(self) -> None:
-        """Let the records and their memory go."""
-        self._seen.clear()
+        """Let all records and their memory go."""
+        self._prepared: _Record | None = None
+        self._lasting: dict[int, Tensor] = {}
+        self.forget_steps()
+
+    def forget_steps(self) -> None:
+        """Let the records of steps go, as after an asset whose voxels no other has."""
+        self._plain.clear()
         self._records.clear()
         # All records work in the same memory: they are replayed one after the other, and results are copied out.
         # A new place every time, because the former one cannot be used again once it has lost its last record.
-        self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        self._pool = _new_pool()
 
     @property
     def config(self) -> Any:
         """The network's sizes."""
         return self.model.config
 
-    def prepare(self, conditions: list[Any], times: Tensor) -> list[list[Any]]:
+    @torch.no_grad()
+    def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[Any]]:
         """See the network."""
-        return self.model.prepare(conditions, times)
+        alike = [all_tokens_equal(cond) for cond in conditions]  # asked here: a record cannot wait for an answer
+        given = (conditions, times)
+        form = (_form(given), alike)
+        if self._prepared is None or self._prepared.form != form:
+            self.forget()  # steps read from what the former record gave
+            prepare = partial(self.model.prepare, alike=alike)
+            prepare(*given)  # fills caches
+            self._prepared = _Record(prepare, given, form, _new_pool())
+            steps = [{id(tensor): tensor for tensor in _tensors(step)} for step in self._prepared.result]
+            self._lasting = {key: steps[0][key] for key in set(steps[0]).intersection(*steps[1:]) if len(steps) > 1}
+        return self._prepared.replay(given, anew=True)
 
     @torch.no_grad()
     def velocities(self, state: Any, prepared: list[Any]) -> list[Any]:
         """See the network."""
-        count, form = len(prepared), _form((state, prepared))
+        given = (state, prepared)
+        count, form = len(prepared), _form(given)
         record = self._records.get(count)
         if record is None or record.form != form:
-            if self._seen.get(count) != form:
-                self._seen[count] = form
-                return self.model.velocities(state, prepared)
+            plain = self._plain.get(count)
+            if plain is None or plain.form != form or not plain.over(state):
+                calls = plain.calls if plain is not None and plain.form == form else 0
+                found = self.model.velocities(state, prepared)
+                self._plain[count] = _Plain(form, calls + 1, _marked(state))
+                return found
             # The former record goes when the new one is there, lest the pool be without an owner in between.
-            self._records[count] = record = _Record(self.model, state, prepared, form, self._pool)
-        return record.replay(state, prepared)
+            self._records[count] = record = _Record(self.model.velocities, given, form, self._pool, self._lasting)
+        result = record.replay(given)
+        # The next replay overwrites the result, and a solver may look back.
+        return _rebuilt(result, (tensor.clone() for tensor in _tensors(result)))
+
+
+@dataclass
+class _Plain:
+    """The last call of a form that was not recorded.
+
+    Attributes:
+        form: see `_form`.
+        calls: how many there were.
+        end: behind the last one on the device; None without CUDA.
+    """
+
+    form: Any
+    calls: int
+    end: torch.cuda.Event | None
+
+    def over(self, state: Any) -> bool:
+        """Whether the next call is to be recorded.
+
+        A record for a structured latent serves one asset and takes the time of a step to make, while the device waits.
+        That pays where the device waits anyway: where it has ended a call before the next one begins. The second call
+        tells: the first one makes the maps, and later there are too few steps left. Other records last, and are made
+        at once.
+        """
+        if self.end is None or not isinstance(state, SparseTensor):
+            return True
+        return self.calls == 2 and self.end.query()
+
+
+def _marked(state: Any) -> torch.cuda.Event | None:
+    """An event behind what the device has been given."""
+    if not next(_tensors(state)).is_cuda:
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 class _Record:
-    """One recorded call of `model.velocities`, with its static arguments and results."""
+    """One recorded call, with its static arguments and result.
 
-    def __init__(self, model: Any, state: Any, prepared: list[Any], form: Any, pool: Any) -> None:
+    Args:
+        call: the function.
+        given: its arguments, which begin with a tensor.
+        form: see `_form`.
+        pool: memory that the record works in.
+        lasting: tensors, by their identity, that stay where they are and are read there.
+    """
+
+    def __init__(
+        self, call: Callable[..., Any], given: Any, form: Any, pool: Any, lasting: dict[int, Tensor] | None = None
+    ) -> None:
         self.form = form
-        given = list(_tensors((state, prepared)))
-        self.static = [_copied(tensor) for tensor in given]
-        self.last: list[Tensor | None] = [None] * len(given)
-        state, prepared = _rebuilt((state, prepared), iter(self.static))
-        self.call = lambda: model.velocities(state, prepared)
+        lasting, tensors = lasting or {}, list(_tensors(given))
+        self.static = [tensor if id(tensor) in lasting else _copied(tensor) for tensor in tensors]
+        self.last: list[Tensor | None] = [None] * len(tensors)
+        arguments = _rebuilt(given, iter(self.static))
+        self.call = lambda: call(*arguments)
         self.graph = None
-        if given[0].is_cuda:
+        if tensors[0].is_cuda:
             self.graph, self.result = _captured(self.call, pool)
+        else:
+            self.result = self.call()
 
-    def replay(self, state: Any, prepared: list[Any]) -> list[Any]:
-        given = list(_tensors((state, prepared)))
+    def replay(self, given: Any, anew: bool = False) -> Any:
+        """The result for other arguments, where the former one was; `anew` if all of them may have been changed."""
+        tensors = list(_tensors(given))
         # A tensor that was copied last time and is the same object now holds the same numbers, except the
         # state's, which come first and may be changed in place.
-        fresh = [index for index, tensor in enumerate(given) if index == 0 or tensor is not self.last[index]]
-        torch._foreach_copy_([self.static[index] for index in fresh], [given[index] for index in fresh])
-        self.last = given
-        if self.graph is None:
-            return self.call()
-        self.graph.replay()
-        # The next replay overwrites the result, and a solver may look back.
-        return _rebuilt(self.result, (tensor.clone() for tensor in _tensors(self.result)))
+        fresh = [
+            index
+            for index, tensor in enumerate(tensors)
+            if tensor is not self.static[index] and (anew or index == 0 or tensor is not self.last[index])
+        ]
+        torch._foreach_copy_([self.static[index] for index in fresh], [tensors[index] for index in fresh])
+        self.last = tensors
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            for kept, made in zip(_tensors(self.result), _tensors(self.call()), strict=True):
+                kept.copy_(made)
+        return self.result
+
+
+def _new_pool() -> Any:
+    """Memory for records; None without CUDA."""
+    return torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
 
 
 def _copied(tensor: Tensor) -> Tensor:

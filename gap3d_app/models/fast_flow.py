@@ -53,11 +53,12 @@ class FastFlow:
                 self.flow, _tokens(self.flow), conditions[0].shape[1], False, compile_blocks=self.compile_blocks
             )
             self.steps = GraphedFlow(self.flow)
-        return self.flow.prepare(conditions, times)
+        model = self.flow if _many(conditions[0], conditions) else self.steps
+        return model.prepare(conditions, times)
 
     def velocities(self, state: Any, prepared: list[Any]) -> list[Any]:
         """See the network."""
-        if _batch_size(state) > 1 or len(prepared) > MOST_CONDITIONS:
+        if _many(state, prepared):
             with _plain_blocks(self.flow):
                 return self.flow.velocities(state, prepared)
         if not self.compile_blocks:
@@ -77,13 +78,17 @@ class FastFlow:
         return found
 
     def rest(self, sparing: bool = False) -> None:
-        """End a stage: the records of a structured latent go, since the next asset has other voxels.
+        """End a stage: the recorded steps of a structured latent go, since the next asset has other voxels.
 
         Args:
             sparing: the others go too; the next run makes them again, in the time of some single steps.
         """
-        if self.steps is not None and (sparing or isinstance(self.flow, SLatFlowModel)):
+        if self.steps is None:
+            return
+        if sparing:
             self.steps.forget()
+        elif isinstance(self.flow, SLatFlowModel):
+            self.steps.forget_steps()
 
     def undo(self) -> None:
         """Make the network plain, so that its weights may move, and give the records' memory back."""
@@ -107,10 +112,12 @@ def _tokens(flow: nn.Module) -> int:
     return 4 * side**2 if isinstance(flow, SLatFlowModel) else side**3
 
 
-def _batch_size(state: Any) -> int:
+def _many(state: Any, conditions: list[Any]) -> bool:
+    """Whether this is more than one asset, or under more conditions than are worth a form of their own."""
     if isinstance(state, tuple):
         state = state[0]
-    return state.batch_size if isinstance(state, SparseTensor) else len(state)
+    assets = state.batch_size if isinstance(state, SparseTensor) else len(state)
+    return assets > 1 or len(conditions) > MOST_CONDITIONS
 
 
 @contextmanager

@@ -153,10 +153,16 @@ class GridDiT(nn.Module):
         x = model.norm_out(x, model.norm_out.linear_1(modulation))
         return unpack_grid(x, height, width, self.config.num_register_tokens)
 
-    def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[GridStep]]:
-        """What conditions ``[B, L, D]`` and times ``[S, 1]`` contribute: for every step one value per condition."""
+    def prepare(
+        self, conditions: list[Tensor], times: Tensor, alike: list[bool] | None = None
+    ) -> list[list[GridStep]]:
+        """What conditions ``[B, L, D]`` and times ``[S, 1]`` contribute: for every step one value per condition.
+
+        alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+        """
         model = self.model
-        makers = [self.null_cache if all_tokens_equal(cond) else self.condition_cache for cond in conditions]
+        alike = [all_tokens_equal(cond) for cond in conditions] if alike is None else alike
+        makers = [self.null_cache if same else self.condition_cache for same in alike]
         caches = [make(cond) for make, cond in zip(makers, conditions, strict=True)]
         pooled = torch.cat([cache.pooled for cache in caches])
         modulation = F.silu(model.time_caption_embed.time(times.flatten())[:, None] + pooled)

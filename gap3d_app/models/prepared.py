@@ -25,12 +25,18 @@ class PreparedStep(NamedTuple):
     levels: Tensor | None = None
 
 
-def prepare_contexts(blocks: nn.ModuleList, conditions: list[Tensor]) -> list[list[PreparedContext]]:
-    """For every condition [B, M, D] what it contributes to the cross-attention of every block."""
-    uniform = [all_tokens_equal(cond) for cond in conditions]
+def prepare_contexts(
+    blocks: nn.ModuleList, conditions: list[Tensor], alike: list[bool] | None
+) -> list[list[PreparedContext]]:
+    """For every condition [B, M, D] what it contributes to the cross-attention of every block.
+
+    Args:
+        alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+    """
+    alike = [all_tokens_equal(cond) for cond in conditions] if alike is None else alike
     return [
         [block.cross_attn.prepare(cond, same) for block in blocks]
-        for cond, same in zip(conditions, uniform, strict=True)
+        for cond, same in zip(conditions, alike, strict=True)
     ]
 
 

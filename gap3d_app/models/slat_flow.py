@@ -149,10 +149,16 @@ class SLatFlowModel(TorsoModule):
             h = block(h, mod, cond)
         return self._leave(h, levels, skips, x.dtype)
 
-    def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[PreparedStep]]:
-        """What conditions [B, L, D] and times [S, B or 1] contribute: for every step one value per condition."""
+    def prepare(
+        self, conditions: list[Tensor], times: Tensor, alike: list[bool] | None = None
+    ) -> list[list[PreparedStep]]:
+        """What conditions [B, L, D] and times [S, B or 1] contribute: for every step one value per condition.
+
+        Args:
+            alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+        """
         emb = self.t_embedder(times.flatten())
-        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions])
+        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions], alike)
         mods = prepare_modulations(self, emb).unflatten(1, times.shape).transpose(0, 1).contiguous()
         narrow = emb.to(self.torso_dtype)
         levels = [block.emb_layers(narrow) for block in (*self.input_blocks, *self.out_blocks)]
@@ -188,15 +194,15 @@ class SLatFlowModel(TorsoModule):
         for block, mod in zip(self.input_blocks, levels, strict=False):
             h = block.modulated(h, mod, self.activate)
             skips.append(h.feats)
+            if isinstance(block.resample, SparseDownsample):
+                # The way out needs it. Its size comes from the device, which here has little to do before it answers.
+                unpooled_products(h.sites, block.resample.factor)
         return h.replace(h.feats + h.sites.position_embedding(self.config.model_channels).to(dtype)), skips
 
     def _leave(
         self, h: SparseTensor, levels: Sequence[Tensor], skips: list[Tensor], dtype: torch.dtype
     ) -> SparseTensor:
         own = levels[len(self.input_blocks) :]
-            if isinstance(block.resample, SparseDownsample):
-                # The way out needs it. Its size comes from the device, which here has little to do before it answers.
-                unpooled_products(h.sites, block.resample.factor)
         for block, mod, skip in zip(self.out_blocks, own, reversed(skips), strict=True):
             if self.config.use_skip_connection:
                 h = h.replace(torch.cat([h.feats, skip], dim=1))

@@ -85,6 +85,34 @@ def test_recorded_results_are_the_callers() -> None:
         assert torch.allclose(velocity, flow.velocities(x, step)[0], atol=2e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+@pytest.mark.parametrize("kind", ["structure", "grid"])
+def test_prepared_values_stay_where_they_are(kind: str, device: str) -> None:
+    """The next prompt's lie in the same memory, those of other step numbers elsewhere; steps read conditions there."""
+    torch.manual_seed(0)
+    if kind == "grid":
+        flow, state, shape = awake(GridDiT(TINY)).to(device), random_state(), (1, 6, 20)
+        state = type(state)(*(part[:1].to(device) for part in state))
+    else:
+        flow, state = structure_flow(True).to(device), torch.randn(1, 8, 4, 4, 4, device=device)
+        shape = (1, 7, 24)
+    recorded, places = GraphedFlow(flow), []
+    for steps in (3, 3, 2, 2):
+        cond = torch.randn(shape, device=device)
+        given = [cond, torch.zeros_like(cond)], torch.linspace(900, 100, steps, device=device)[:, None]
+        for made, right in zip(recorded.prepare(*given), flow.prepare(*given), strict=True):
+            for _ in range(3):
+                for fast, slow in zip(recorded.velocities(state, made), flow.velocities(state, right), strict=True):
+                    for a, b in zip(*(x if isinstance(x, tuple) else (x,) for x in (fast, slow)), strict=True):
+                        assert torch.allclose(a, b, atol=1e-5)
+        cond.add_(1)  # what was prepared is not the condition itself
+        static = {tensor.data_ptr() for tensor in recorded._records[2].static}
+        places.append({tensor.data_ptr() for tensor in recorded._lasting.values()})
+        assert places[-1] <= static and len(places[-1]) >= 2 * len(flow.blocks() if kind == "grid" else flow.blocks)
+    assert places[0] == places[1] and places[2] == places[3]
+
+
 def test_kernels_away_from_cuda() -> None:
     cpu = torch.device("cpu")
     size = AttentionSize(1, 2, 8, 8, 16, torch.float32)
@@ -178,6 +206,20 @@ class TestOnCuda:
             quick = SAMPLER.sample(fast, state, cond, torch.zeros_like(cond))
             slow, quick = (getattr(x, "feats", x) for x in (slow, quick))
             assert distance(quick, slow) < 2e-2
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_steps_of_one_asset_are_recorded_where_the_device_waits(self, waits: bool) -> None:
+        flow, cond = slat_flow().cuda(), torch.randn(1, 7, 24, device="cuda")
+        recorded, state = GraphedFlow(flow), SparseTensor(torch.randn(90, 8, device="cuda"), voxels([90]).cuda())
+        steps = recorded.prepare([cond], torch.linspace(900, 100, 5, device="cuda")[:, None])
+        for step in steps[:4]:
+            torch.cuda._sleep(0 if waits else 1 << 30)
+            (velocity,) = recorded.velocities(state, step)
+            if waits:
+                torch.cuda.synchronize()
+        assert bool(recorded._records) is waits
+        assert torch.allclose(velocity.feats, flow.velocities(state, steps[3])[0].feats, atol=1e-5)
 
     @pytest.mark.parametrize("graphs", [False, True])
     def test_grid(self, graphs: bool) -> None:
