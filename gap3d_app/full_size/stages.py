@@ -28,7 +28,7 @@ from gap3d_app.sparse.resample import pooled_sites, subdivided_sites
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
 REFERENCE, PLAIN, COMPILED, OURS, FAST = "reference", "plain", "compiled", "ours", "fast"
-"""Modes: as released; prepared, operation by operation; blocks compiled; steps recorded too; fewer, better steps."""
+"""Modes: as released; prepared, operation by operation; blocks compiled; recorded too; fewer, better steps."""
 
 RELEASED_MS = {
     "grid": 2980.0, "structure": 880.0, "structure decoder": 6.4, "slat 8048": 2050.0, "slat 20216": 2540.0,
