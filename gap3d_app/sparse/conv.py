@@ -40,10 +40,12 @@ def _find_neighbours(sites: Sites) -> Tensor:
     # A margin of one voxel on every side keeps neighbours from wrapping into another row of the grid.
     size_x, size_y, size_z = (v + 2 for v in sites.extent)
     batch, x, y, z = sites.coords.long().unbind(1)
-    key = ((batch * size_x + x + 1) * size_y + y + 1) * size_z + z + 1
-    step = torch.arange(-1, 2, device=device)
+    key = z.add(y, alpha=size_z).add(x, alpha=size_y * size_z).add(batch, alpha=size_x * size_y * size_z)
+    key += (size_y + 1) * size_z + 1
+    # Made on the host, since on a GPU every one of these sums would be a launch.
+    step = torch.arange(-1, 2)
     offsets = ((step[:, None, None] * size_y + step[:, None]) * size_z + step).reshape(-1)
-    wanted = key[:, None] + offsets
+    wanted = key[:, None] + offsets.to(device)
     cells = sites.batch_size * size_x * size_y * size_z
     if cells <= DENSE_TABLE_CELLS:
         table = torch.full((cells,), rows, dtype=torch.int32, device=device)

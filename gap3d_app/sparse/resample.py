@@ -132,14 +132,15 @@ def pooled_sites(sites: Sites, factor: int = 2) -> tuple[Sites, Tensor]:
 
 def _pool(sites: Sites, factor: int) -> tuple[Sites, Tensor]:
     size_x, size_y, size_z = ((v - 1) // factor + 1 for v in sites.extent)
-    batch, x, y, z = sites.coords.long().unbind(1)
-    key = ((batch * size_x + x // factor) * size_y + y // factor) * size_z + z // factor
+    cell = sites.coords.clone()
+    cell[:, 1:] //= factor
+    batch, x, y, z = cell.long().unbind(1)
+    key = z.add(y, alpha=size_z).add(x, alpha=size_y * size_z).add(batch, alpha=size_x * size_y * size_z)
     unique, parent = torch.unique(key, return_inverse=True)
-    rest, z = unique // size_z, unique % size_z
-    rest, y = rest // size_y, rest % size_y
-    batch, x = rest // size_x, rest % size_x
+    coords = cell.new_empty(len(unique), 4)
+    coords[parent] = cell  # whichever child comes last: all say the same
     lengths = [len(unique)] if sites.batch_size == 1 else None
-    coarse = Sites(torch.stack([batch, x, y, z], dim=1), lengths, sites.batch_size)
+    coarse = Sites(coords, lengths, sites.batch_size)
     coarse.cache["bounds"] = tuple([v // factor for v in end] for end in sites.bounds)
     # Fine sites own their coarse ones. Were it mutual, the maps of both would stay in memory, after every asset and
     # every training step, until Python happens to look for cycles.
