@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,25 +60,27 @@ class Segments:
         """Sets that are runs of consecutive rows, lengths known on the host."""
         if lengths and min(lengths) == max(lengths):
             return Segments(len(lengths), lengths[0], sum(lengths))
-        return Segments._of_sizes(torch.tensor(lengths, device=device), max(lengths), sum(lengths))
+        return Segments._of_starts(np.cumsum([0, *lengths]), device)
 
     @staticmethod
     def grouped(keys: Tensor) -> Segments:
         """Sets of rows with the same key ([T] integers, in any order)."""
         ordered, order = torch.sort(keys, stable=True)
-        _, sizes = torch.unique_consecutive(ordered, return_counts=True)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=order.device)
-        return Segments._of_sizes(sizes, int(sizes.max()), len(order), order, places)
+        # The host must know the longest set, and has the rest done before a GPU has begun with it.
+        changes = (ordered[1:] != ordered[:-1]).nonzero()[:, 0].cpu().numpy()
+        return Segments._of_starts(np.concatenate([[0], changes + 1, [len(order)]]), keys.device, order, places)
 
     @staticmethod
-    def _of_sizes(
-        sizes: Tensor, longest: int, rows: int, order: Tensor | None = None, places: Tensor | None = None
+    def _of_starts(
+        starts: np.ndarray, device: torch.device, order: Tensor | None = None, places: Tensor | None = None
     ) -> Segments:
+        longest = int(np.diff(starts).max())
         # Fused kernels want the key length to be a multiple of 8.
-        length = -(-longest // 8) * 8 if sizes.device.type == "cuda" else longest
-        starts = F.pad(torch.cumsum(sizes, 0), (1, 0)).int()
-        return Segments(sizes.shape[0], length, rows, starts, order, places)
+        length = -(-longest // 8) * 8 if device.type == "cuda" else longest
+        on_device = torch.from_numpy(starts.astype(np.int32)).to(device)
+        return Segments(len(starts) - 1, length, int(starts[-1]), on_device, order, places)
 
     @cached_property
     def padding(self) -> Padding | None:

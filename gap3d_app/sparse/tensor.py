@@ -80,10 +80,13 @@ class Sites:
 
     def _windows(self, size: int, shift: int) -> Segments:
         counts = [(v - 1 + shift) // size + 1 for v in self.extent]
-        batch, cell = self.coords[:, 0].long(), (self.coords[:, 1:].long() + shift) // size
-        key = ((batch * counts[0] + cell[:, 0]) * counts[1] + cell[:, 1]) * counts[2] + cell[:, 2]
-        if self.batch_size * counts[0] * counts[1] * counts[2] < 1 << 31:
-            key = key.int()  # sorted in half the passes
+        coords = self.coords
+        if self.batch_size * counts[0] * counts[1] * counts[2] >= 1 << 31:
+            coords = coords.long()  # smaller numbers are sorted in half the passes
+        x, y, z = ((coords[:, 1:] + shift) // size).unbind(1)
+        key = z.add(y, alpha=counts[2]).add(x, alpha=counts[1] * counts[2])
+        if self.batch_size > 1:
+            key = key.add(coords[:, 0], alpha=counts[0] * counts[1] * counts[2])
         return Segments.grouped(key)
 
     def position_embedding(self, channels: int) -> Tensor:
