@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.models.configs import SLatVaeConfig
-from gap3d_app.nn.attention import packed_kernel_fits, permuted
+from gap3d_app.nn.attention import Segments, packed_kernel_fits, permuted
 from gap3d_app.nn.torso import TorsoModule, init_linear
 from gap3d_app.nn.transformer import TransformerBlock
 from gap3d_app.sparse.attention import SparseTransformerBlock, attention_sets
@@ -57,12 +59,24 @@ class SparseTransformerBase(TorsoModule):
         Every other layer takes rows one by one, so that one copy a block takes the place of four in its attention:
         queries, keys, values and the result.
         """
+        kernel = kernel_module("gap3d_app.nn.triton_sum_norm", triton_fits) if h.feats.is_cuda else None
+        if kernel is not None and kernel.applies(h.feats):
+            return self._linked_blocks(h, kernel.sum_norm)
         rows, before = h.feats, None
         for block in self.blocks:
             rows, before = _moved(rows, h, before, block.sets), block.sets
-            sets = replace(attention_sets(h.sites, *block.sets), order=None, places=None)
-            rows = self.advance(block, rows, sets)
+            rows = self.advance(block, rows, _sorted_sets(h, block.sets))
         return _moved(rows, h, before, None)
+
+    def _linked_blocks(self, h: SparseTensor, sum_norm: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+        """`_sorted_blocks`, with what stands between two layers made together; see `triton_sum_norm.sum_norm`."""
+        rows, more, before = h.feats, None, None
+        for block in self.blocks:
+            rows, source = sum_norm(rows, more, _numbers(h, before, block.sets), block.norm1.eps)
+            more, before = block.attn(source, segments=_sorted_sets(h, block.sets)), block.sets
+            rows, source = sum_norm(rows, more, None, block.norm2.eps)
+            more = block.mlp(source)
+        return sum_norm(rows, more, _numbers(h, before, None), None)[0]
 
     def head(self, h: SparseTensor, dtype: torch.dtype) -> SparseTensor:
         """Plain layer norm and output linear, in `dtype`."""
@@ -76,8 +90,13 @@ Order = tuple[str, int | None, int] | None
 
 def _moved(rows: Tensor, x: SparseTensor, before: Order, after: Order) -> Tensor:
     """Rows of the voxels of `x` from one order into another."""
-    numbers = None if before == after else _numbers(x, before, after)
+    numbers = _numbers(x, before, after)
     return rows if numbers is None else permuted(rows, numbers, _numbers(x, after, before))
+
+
+def _sorted_sets(x: SparseTensor, sets: tuple[str, int | None, int]) -> Segments:
+    """The attention sets of rows that lie in their order."""
+    return replace(attention_sets(x.sites, *sets), order=None, places=None)
 
 
 def _numbers(x: SparseTensor, before: Order, after: Order) -> Tensor | None:
@@ -90,6 +109,8 @@ def _numbers(x: SparseTensor, before: Order, after: Order) -> Tensor | None:
             return order if back is None else back
         return back[order]
 
+    if before == after:
+        return None
     return x.sites.cached(("row numbers", before, after), make)
 
 

@@ -14,6 +14,8 @@ from gap3d_app.nn.norms import ChannelLayerNorm32, RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
 from gap3d_app.nn.triton_product import wide_product  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
+from gap3d_app.nn.triton_sum_norm import sum_norm  # noqa: E402
+from tests.nn.test_sum_norm import plain_sum_norm  # noqa: E402
 
 
 def check(batch: int, heads: int, head_dim: int, dtype: torch.dtype, tolerance: float) -> None:
@@ -99,8 +101,23 @@ def check_product(rows: int, channels: int, columns: int) -> None:
     assert distance < 1e-6, (rows, channels, columns, distance)
 
 
+def check_sum_norm(rows: int, channels: int) -> None:
+    """Every sum, order and norm that is asked for, and none that is not."""
+    x, y = ((torch.randn(rows, channels) * 2 + 5).half() for _ in range(2))
+    order = torch.randperm(rows)
+    for more in (y, None):
+        for moved in (order, None):
+            for eps in (1e-6, None):
+                (total, normed), exact = sum_norm(x, more, moved, eps), plain_sum_norm(x, more, moved, eps)
+                assert torch.equal(total, exact[0]), (rows, channels, more is None, moved is None)
+                assert (normed is None) == (eps is None)
+                assert normed is None or (normed - exact[1]).abs().max() < 4e-3, (rows, channels)
+
+
 with torch.no_grad():
     torch.manual_seed(0)
+    check_sum_norm(37, 100)
+    check_sum_norm(3, 8)
     check_norm_silu(2, 32, (5, 9, 3))
     check_norm_silu(1, 20, (1, 1, 1))
     check_norm_silu(1, 600, (2, 2, 2))
