@@ -20,6 +20,7 @@ from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables
 from gap3d_app.geometry.flexicubes import extract
 from gap3d_app.models.acceleration import accelerated, plain
 from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler
+from gap3d_app.models.slat_vae import SparseTransformerBase
 from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.transformer import FeedForward
@@ -192,8 +193,10 @@ def _sampler_modes(
 
 
 def as_released(network: nn.Module, released: bool) -> None:
-    """Let the layers do what the released code does, or stop it: FlashAttention-2, GELU by itself."""
+    """Let layers do what the released code does, or stop it: FlashAttention-2, GELU by itself, rows in their order."""
     for layer in network.modules():
+        if isinstance(layer, SparseTransformerBase):
+            layer.ordered = not released
         if isinstance(layer, MultiHeadAttention) and released:
             layer.kernel = "flash"
         if isinstance(layer, FeedForward):

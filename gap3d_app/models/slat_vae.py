@@ -20,9 +20,14 @@ from gap3d_app.sparse.tensor import SparseTensor
 
 
 class SparseTransformerBase(TorsoModule):
-    """Input linear, position embedding, transformer blocks. Module names give the public state-dict keys."""
+    """Input linear, position embedding, transformer blocks. Module names give the public state-dict keys.
 
-    config_class = SLatVaeConfig
+    Attributes:
+        ordered: whether rows may go through the blocks in the order of their attention sets; off in what is measured
+            as a reference.
+    """
+
+    config_class, ordered = SLatVaeConfig, True
     advance = staticmethod(TransformerBlock.forward)
 
     def __init__(self, config: SLatVaeConfig, in_channels: int) -> None:
@@ -47,7 +52,7 @@ class SparseTransformerBase(TorsoModule):
         h = self.input_layer(x.feats) + x.sites.position_embedding(self.config.model_channels)
         h = x.replace(h.to(self.torso_dtype))
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else h.dtype
-        if packed_kernel_fits(h.feats, dtype):
+        if self.ordered and packed_kernel_fits(h.feats, dtype):
             return h.replace(self._sorted_blocks(h))
         for block in self.blocks:
             h = block(h)

@@ -9,12 +9,14 @@ from gap3d_app.full_size.measure import Measured
 from gap3d_app.full_size.networks import COND_TOKENS, CONFIGS, FILES, PROMPT_TOKENS, random_latent, randomize, shell
 from gap3d_app.full_size.reference_grid import ReferenceGrid
 from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables, reference_mesh_cells
-from gap3d_app.full_size.stages import OURS, PLAIN, REFERENCE, SAMPLERS, Results
+from gap3d_app.full_size.stages import OURS, PLAIN, REFERENCE, SAMPLERS, Results, as_released
 from gap3d_app.geometry.flexicubes import average_corners
+from gap3d_app.models import slat_vae
 from gap3d_app.models.checkpoint import build_model, read_config
 from gap3d_app.models.decoders import SLatMeshDecoder
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
+from gap3d_app.nn import attention
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 from tests.models.test_fast_paths import SIZES
 from tests.models.test_grid_dit import TINY, random_state
@@ -65,6 +67,26 @@ def test_mesh_cells_and_dense_tables() -> None:
     index = (coords * torch.tensor([17 * 17, 17, 1])).sum(-1)
     torch.testing.assert_close(tables["values"][index], values, rtol=1e-5, atol=1e-6)
     assert tables["inside"].shape == (16**3,) and tables["weights"].shape == (16**3, 21)
+
+
+@torch.no_grad()
+def test_a_decoder_as_released(varlen_on_cpu, monkeypatch) -> None:
+    """Block by block with rows in the order of the voxels, and then again in that of their windows."""
+    torch.manual_seed(0)
+    decoder = SLatMeshDecoder.from_args(
+        resolution=8, model_channels=32, num_blocks=3, num_heads=2, window_size=4, upsample_channels=[32, 32]
+    )
+    randomize(decoder)
+    for where in (slat_vae, attention):
+        monkeypatch.setattr(where, "packed_kernel_fits", lambda *_: True)
+    x, sorted_blocks, called = random_latent(shell(60, CPU, resolution=8)), decoder._sorted_blocks, []
+    monkeypatch.setattr(decoder, "_sorted_blocks", lambda h: called.append(h) or sorted_blocks(h))
+    as_released(decoder, True)
+    slow = decoder(x).feats
+    assert not called
+    as_released(decoder, False)
+    torch.testing.assert_close(decoder(x).feats, slow, rtol=1e-4, atol=1e-5)
+    assert called
 
 
 @pytest.mark.parametrize("voxels", bench.VOXELS)
