@@ -238,6 +238,8 @@ class _Extraction:
         code = code[row, axis].long()
         first = 3 * self.box.steps(self.table["first"]) + self.table["place"]
         key = 3 * surface[row] + first.add(self.table["turn"], alpha=3 * self.box.count)[code]
+        if 6 * self.box.count < 1 << 31:
+            key = key.int()  # sorted in half the passes
         order = key.argsort()
         return row[order], code[order]
 
