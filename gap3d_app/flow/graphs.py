@@ -61,12 +61,12 @@ class GraphedFlow:
     @torch.no_grad()
     def prepare(self, conditions: list[Tensor], times: Tensor) -> list[list[Any]]:
         """See the network."""
-        alike = [all_tokens_equal(cond) for cond in conditions]  # asked here: a record cannot wait for an answer
+        uniform = [all_tokens_equal(cond) for cond in conditions]  # asked here: a record cannot wait for an answer
         given = (conditions, times)
-        form = (_form(given), alike)
+        form = (_form(given), uniform)
         if self._prepared is None or self._prepared.form != form:
             self.forget()  # steps read from what the former record gave
-            prepare = partial(self.model.prepare, alike=alike)
+            prepare = partial(self.model.prepare, uniform=uniform)
             prepare(*given)  # fills caches
             self._prepared = _Record(prepare, given, form, _new_pool())
             steps = [{id(tensor): tensor for tensor in _tensors(step)} for step in self._prepared.result]
@@ -81,10 +81,13 @@ class GraphedFlow:
         record = self._records.get(count)
         if record is None or record.form != form:
             plain = self._plain.get(count)
-            if plain is None or plain.form != form or not plain.over(state):
-                calls = plain.calls if plain is not None and plain.form == form else 0
+            if plain is None or plain.form != form:
+                plain = self._plain[count] = _Plain(form)
+            if not plain.over(state):
                 found = self.model.velocities(state, prepared)
-                self._plain[count] = _Plain(form, calls + 1, _marked(state))
+                plain.calls += 1
+                if next(_tensors(state)).is_cuda:
+                    plain.end = torch.cuda.current_stream().record_event()
                 return found
             # The former record goes when the new one is there, lest the pool be without an owner in between.
             self._records[count] = record = _Record(self.model.velocities, given, form, self._pool, self._lasting)
@@ -95,7 +98,7 @@ class GraphedFlow:
 
 @dataclass
 class _Plain:
-    """The last call of a form that was not recorded.
+    """The calls of a form that were not recorded.
 
     Attributes:
         form: see `_form`.
@@ -104,11 +107,11 @@ class _Plain:
     """
 
     form: Any
-    calls: int
-    end: torch.cuda.Event | None
+    calls: int = 0
+    end: torch.cuda.Event | None = None
 
     def over(self, state: Any) -> bool:
-        """Whether the next call is to be recorded.
+        """Whether the next call is to be recorded; never the first.
 
         A record for a structured latent serves one asset and takes the time of a step to make, while the device waits.
         That pays where the device waits anyway: where it has ended a call before the next one begins. The second call
@@ -116,17 +119,8 @@ class _Plain:
         at once.
         """
         if self.end is None or not isinstance(state, SparseTensor):
-            return True
+            return self.calls > 0
         return self.calls == 2 and self.end.query()
-
-
-def _marked(state: Any) -> torch.cuda.Event | None:
-    """An event behind what the device has been given."""
-    if not next(_tensors(state)).is_cuda:
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event
 
 
 class _Record:

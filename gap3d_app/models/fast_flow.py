@@ -1,4 +1,4 @@
-"""A network as a pipeline runs it on CUDA: fast for one asset, and plain again when it must move."""
+"""A flow network as a pipeline runs it on CUDA: fast for one asset, and plain again when it must move."""
 
 from __future__ import annotations
 

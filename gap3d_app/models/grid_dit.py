@@ -154,15 +154,15 @@ class GridDiT(nn.Module):
         return unpack_grid(x, height, width, self.config.num_register_tokens)
 
     def prepare(
-        self, conditions: list[Tensor], times: Tensor, alike: list[bool] | None = None
+        self, conditions: list[Tensor], times: Tensor, uniform: list[bool] | None = None
     ) -> list[list[GridStep]]:
         """What conditions ``[B, L, D]`` and times ``[S, 1]`` contribute: for every step one value per condition.
 
-        alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+        uniform: what `all_tokens_equal` says of every condition, for a caller that has asked already.
         """
         model = self.model
-        alike = [all_tokens_equal(cond) for cond in conditions] if alike is None else alike
-        makers = [self.null_cache if same else self.condition_cache for same in alike]
+        uniform = [all_tokens_equal(cond) for cond in conditions] if uniform is None else uniform
+        makers = [self.null_cache if same else self.condition_cache for same in uniform]
         caches = [make(cond) for make, cond in zip(makers, conditions, strict=True)]
         pooled = torch.cat([cache.pooled for cache in caches])
         modulation = F.silu(model.time_caption_embed.time(times.flatten())[:, None] + pooled)

@@ -26,17 +26,17 @@ class PreparedStep(NamedTuple):
 
 
 def prepare_contexts(
-    blocks: nn.ModuleList, conditions: list[Tensor], alike: list[bool] | None
+    blocks: nn.ModuleList, conditions: list[Tensor], uniform: list[bool] | None
 ) -> list[list[PreparedContext]]:
     """For every condition [B, M, D] what it contributes to the cross-attention of every block.
 
     Args:
-        alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+        uniform: what `all_tokens_equal` says of every condition, for a caller that has asked already.
     """
-    alike = [all_tokens_equal(cond) for cond in conditions] if alike is None else alike
+    uniform = [all_tokens_equal(cond) for cond in conditions] if uniform is None else uniform
     return [
         [block.cross_attn.prepare(cond, same) for block in blocks]
-        for cond, same in zip(conditions, alike, strict=True)
+        for cond, same in zip(conditions, uniform, strict=True)
     ]
 
 

@@ -150,15 +150,15 @@ class SLatFlowModel(TorsoModule):
         return self._leave(h, levels, skips, x.dtype)
 
     def prepare(
-        self, conditions: list[Tensor], times: Tensor, alike: list[bool] | None = None
+        self, conditions: list[Tensor], times: Tensor, uniform: list[bool] | None = None
     ) -> list[list[PreparedStep]]:
         """What conditions [B, L, D] and times [S, B or 1] contribute: for every step one value per condition.
 
         Args:
-            alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+            uniform: what `all_tokens_equal` says of every condition, for a caller that has asked already.
         """
         emb = self.t_embedder(times.flatten())
-        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions], alike)
+        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions], uniform)
         mods = prepare_modulations(self, emb).unflatten(1, times.shape).transpose(0, 1).contiguous()
         narrow = emb.to(self.torso_dtype)
         levels = [block.emb_layers(narrow) for block in (*self.input_blocks, *self.out_blocks)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.models.configs import SLatVaeConfig
 from gap3d_app.nn.attention import Segments, packed_kernel_fits, permuted
+from gap3d_app.nn.norms import sum_norm
 from gap3d_app.nn.torso import TorsoModule, init_linear
 from gap3d_app.nn.transformer import TransformerBlock
 from gap3d_app.sparse.attention import SparseTransformerBlock, attention_sets
@@ -64,22 +63,21 @@ class SparseTransformerBase(TorsoModule):
         Every other layer takes rows one by one, so that one copy a block takes the place of four in its attention:
         queries, keys, values and the result.
         """
-        kernel = kernel_module("gap3d_app.nn.triton_sum_norm", triton_fits) if h.feats.is_cuda else None
-        if kernel is not None and kernel.applies(h.feats):
-            return self._linked_blocks(h, kernel.sum_norm)
+        if not torch.is_grad_enabled():
+            return self._linked_blocks(h)
         rows, before = h.feats, None
         for block in self.blocks:
             rows, before = _moved(rows, h, before, block.sets), block.sets
             rows = self.advance(block, rows, _sorted_sets(h, block.sets))
         return _moved(rows, h, before, None)
 
-    def _linked_blocks(self, h: SparseTensor, sum_norm: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
-        """`_sorted_blocks`, with what stands between two layers made together; see `triton_sum_norm.sum_norm`."""
+    def _linked_blocks(self, h: SparseTensor) -> Tensor:
+        """`_sorted_blocks`, with what stands between two layers made together."""
         rows, more, before = h.feats, None, None
         for block in self.blocks:
-            rows, source = sum_norm(rows, more, _numbers(h, before, block.sets), block.norm1.eps)
+            rows, source = sum_norm(rows, more, _numbers(h, before, block.sets), block.norm1)
             more, before = block.attn(source, segments=_sorted_sets(h, block.sets)), block.sets
-            rows, source = sum_norm(rows, more, None, block.norm2.eps)
+            rows, source = sum_norm(rows, more, None, block.norm2)
             more = block.mlp(source)
         return sum_norm(rows, more, _numbers(h, before, None), None)[0]
 
@@ -106,6 +104,8 @@ def _sorted_sets(x: SparseTensor, sets: tuple[str, int | None, int]) -> Segments
 
 def _numbers(x: SparseTensor, before: Order, after: Order) -> Tensor | None:
     """[T] int64: where the rows of the order `after` stand in the order `before`; None when those are the same."""
+    if before == after:
+        return None
 
     def make() -> Tensor | None:
         back = None if before is None else attention_sets(x.sites, *before).places
@@ -114,8 +114,6 @@ def _numbers(x: SparseTensor, before: Order, after: Order) -> Tensor | None:
             return order if back is None else back
         return back[order]
 
-    if before == after:
-        return None
     return x.sites.cached(("row numbers", before, after), make)
 
 

@@ -70,14 +70,14 @@ class SparseStructureFlowModel(TorsoModule):
         return self._leave(h, x.dtype)
 
     def prepare(
-        self, conditions: list[Tensor], times: Tensor, alike: list[bool] | None = None
+        self, conditions: list[Tensor], times: Tensor, uniform: list[bool] | None = None
     ) -> list[list[PreparedStep]]:
         """What conditions [B, L, D] and times [S, B or 1] contribute: for every step one value per condition.
 
         Args:
-            alike: what `all_tokens_equal` says of every condition, for a caller that has asked already.
+            uniform: what `all_tokens_equal` says of every condition, for a caller that has asked already.
         """
-        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions], alike)
+        contexts = prepare_contexts(self.blocks, [cond.to(self.torso_dtype) for cond in conditions], uniform)
         mods = prepare_modulations(self, self.t_embedder(times.flatten())).unflatten(1, times.shape)
         return [[PreparedStep(mod, part) for part in contexts] for mod in mods.transpose(0, 1).contiguous()]
 

@@ -32,6 +32,18 @@ class LayerNorm32(nn.LayerNorm):
         return super().forward(x.float()).to(x.dtype)
 
 
+def sum_norm(
+    x: Tensor, y: Tensor | None, order: Tensor | None, norm: LayerNorm32 | None
+) -> tuple[Tensor, Tensor | None]:
+    """Rows `order` [T] of x + y [T, C], and their norm; without y of x, without an order as they are."""
+    kernel = kernel_module("gap3d_app.nn.triton_sum_norm", triton_fits) if x.is_cuda else None
+    if kernel is not None and kernel.applies(x, norm):
+        return kernel.sum_norm(x, y, order, norm)
+    total = x if y is None else x + y
+    total = total if order is None else total.index_select(0, order)
+    return total, None if norm is None else norm(total)
+
+
 class ChannelLayerNorm32(nn.LayerNorm):
     """Layer norm over axis 1 of a dense volume [B, C, X, Y, Z], affine, eps 1e-5 (trellis.md section 3)."""
 

@@ -2,7 +2,7 @@
 
 A layer's result is added to the residual stream, rows go into the order of the next attention's windows, and the next
 layer reads the norm of them: by torch three passes over the rows and three launches, twelve blocks over. A program
-takes as many rows as fill a tile. What it must equal is torch's sum, `permuted`, and a layer norm without weights; the
+takes as many rows as fill a tile. What it must equal is `gap3d_app.nn.norms.sum_norm` with a norm without weights; the
 sum is rounded before it is normed, as there.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
 WIDEST = 4096
 """Channels of a row, at most."""
@@ -46,14 +46,14 @@ def _kernel(
 
 
 def sum_norm(
-    x: Tensor, y: Tensor | None, order: Tensor | None, eps: float | None
+    x: Tensor, y: Tensor | None, order: Tensor | None, norm: nn.LayerNorm | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Rows `order` of x + y, and their layer norm.
+    """Rows `order` of x + y, and their norm.
 
     Args:
-        x, y: [T, C] that `applies` accepts; without y it is x alone.
+        x, y: [T, C]; without y it is x alone.
         order: [T] int64; None for all rows as they are.
-        eps: added to the variance; None when no norm is wanted.
+        norm: that `applies` accepts with x; None when no norm is wanted.
 
     Returns:
         [T, C] the sum, x itself where nothing changes it, and [T, C] its norm or None; both in the dtype of x.
@@ -61,20 +61,20 @@ def sum_norm(
     x, y = x.contiguous(), None if y is None else y.contiguous()
     moved = y is not None or order is not None
     total = torch.empty_like(x) if moved else x
-    out = None if eps is None else torch.empty_like(x)
+    out = None if norm is None else torch.empty_like(x)
     if out is None and not moved:
         return x, None
     rows, channels = x.shape
     width = triton.next_power_of_2(channels)
     tile = TILE // width
     _kernel[(triton.cdiv(rows, tile),)](
-        x, y, order, total, total if out is None else out, rows, channels, 0.0 if eps is None else eps,
-        MOVED=moved, NORMED=eps is not None, ROWS=tile, WIDTH=width, num_warps=WARPS,
+        x, y, order, total, total if out is None else out, rows, channels, 0.0 if norm is None else norm.eps,
+        MOVED=moved, NORMED=norm is not None, ROWS=tile, WIDTH=width, num_warps=WARPS,
     )  # fmt: skip
     return total, out
 
 
-def applies(x: Tensor) -> bool:
-    """Whether the kernel takes rows `x` [T, C]: half precision without gradients, not too wide."""
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    return half and len(x) > 0 and x.shape[1] <= WIDEST and not torch.is_grad_enabled()
+def applies(x: Tensor, norm: nn.LayerNorm | None) -> bool:
+    """Whether the kernel takes rows `x` [T, C]: half precision without gradients, not too wide; no weights."""
+    half, bare = x.dtype in (torch.float16, torch.bfloat16), norm is None or norm.weight is None
+    return half and bare and len(x) > 0 and x.shape[1] <= WIDEST and not torch.is_grad_enabled()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gap3d_app.kernels import kernel_module, triton_runs
-from gap3d_app.sparse.tensor import Sites, SparseTensor
+from gap3d_app.sparse.tensor import Sites, SparseTensor, row_major
 
 if TYPE_CHECKING:
     from gap3d_app.sparse.tap_plan import TapPlan
@@ -38,10 +38,8 @@ def _find_neighbours(sites: Sites) -> Tensor:
     if rows == 0:
         return torch.zeros(0, 27, dtype=torch.int32, device=device)
     # A margin of one voxel on every side keeps neighbours from wrapping into another row of the grid.
-    size_x, size_y, size_z = (v + 2 for v in sites.extent)
-    batch, x, y, z = sites.coords.long().unbind(1)
-    key = z.add(y, alpha=size_z).add(x, alpha=size_y * size_z).add(batch, alpha=size_x * size_y * size_z)
-    key += (size_y + 1) * size_z + 1
+    size_x, size_y, size_z = sizes = [v + 2 for v in sites.extent]
+    key = row_major(sites.coords.long(), sizes) + ((size_y + 1) * size_z + 1)
     # Made on the host, since on a GPU every one of these sums would be a launch.
     step = torch.arange(-1, 2)
     offsets = ((step[:, None, None] * size_y + step[:, None]) * size_z + step).reshape(-1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.sparse.conv import SparseConv3d, TritonBackend, gather_matmul, mirrored_map, neighbour_map, row_gather
-from gap3d_app.sparse.tensor import Sites, SparseTensor
+from gap3d_app.sparse.tensor import Sites, SparseTensor, row_major
 
 PRODUCT_BYTES = 16 << 20
 """Size of the table of products in a convolution that multiplies before it gathers."""
@@ -131,11 +131,9 @@ def pooled_sites(sites: Sites, factor: int = 2) -> tuple[Sites, Tensor]:
 
 
 def _pool(sites: Sites, factor: int) -> tuple[Sites, Tensor]:
-    size_x, size_y, size_z = ((v - 1) // factor + 1 for v in sites.extent)
     cell = sites.coords.clone()
     cell[:, 1:] //= factor
-    batch, x, y, z = cell.long().unbind(1)
-    key = z.add(y, alpha=size_z).add(x, alpha=size_y * size_z).add(batch, alpha=size_x * size_y * size_z)
+    key = row_major(cell.long(), [(v - 1) // factor + 1 for v in sites.extent])
     unique, parent = torch.unique(key, return_inverse=True)
     coords = cell.new_empty(len(unique), 4)
     coords[parent] = cell  # whichever child comes last: all say the same

@@ -7,7 +7,8 @@ layers of a network and all steps of a sampler build each map once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,13 @@ from torch import Tensor
 
 from gap3d_app.nn.attention import Segments
 from gap3d_app.nn.embeddings import position_embedding
+
+
+def row_major(coords: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Numbers [T] of rows (batch, x, y, z) on a grid of `sizes` (x, y, z), z fastest, in the dtype of `coords`."""
+    batch, x, y, z = coords.unbind(1)
+    plane, line = sizes[1] * sizes[2], sizes[2]
+    return z.add(y, alpha=line).add(x, alpha=plane).add(batch, alpha=sizes[0] * plane)
 
 
 class Sites:
@@ -80,14 +88,11 @@ class Sites:
 
     def _windows(self, size: int, shift: int) -> Segments:
         counts = [(v - 1 + shift) // size + 1 for v in self.extent]
-        coords = self.coords
-        if self.batch_size * counts[0] * counts[1] * counts[2] >= 1 << 31:
-            coords = coords.long()  # smaller numbers are sorted in half the passes
-        x, y, z = ((coords[:, 1:] + shift) // size).unbind(1)
-        key = z.add(y, alpha=counts[2]).add(x, alpha=counts[1] * counts[2])
-        if self.batch_size > 1:
-            key = key.add(coords[:, 0], alpha=counts[0] * counts[1] * counts[2])
-        return Segments.grouped(key)
+        cell = self.coords.clone()
+        cell[:, 1:].add_(shift).floor_divide_(size)
+        if self.batch_size * math.prod(counts) >= 1 << 31:
+            cell = cell.long()  # smaller numbers are sorted in half the passes
+        return Segments.grouped(row_major(cell, counts))
 
     def position_embedding(self, channels: int) -> Tensor:
         """[T, channels] float32 sinusoids of the raw coordinates."""

@@ -33,7 +33,7 @@ def launch(
         port: port; None means 7860.
         weights: what is offered first, as for `Gap3DPipeline.from_pretrained`; other weights that are here follow.
         low_vram: keep networks off the graphics card but for their stage; by itself where they do not fit.
-        compile: compile full-size flow networks and the mesh decoder for the graphics card at their first run.
+        compile: compile full-size flow networks for the graphics card at their first run.
 
     Raises:
         InputError: GRADIO_VIBE_MODE is set, or the port is taken.

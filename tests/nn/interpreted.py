@@ -8,14 +8,12 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-from gap3d_app.nn import grid_norms, triton_norm_silu, triton_rms  # noqa: E402
+from gap3d_app.nn import grid_norms, norms, triton_norm_silu, triton_rms, triton_sum_norm  # noqa: E402
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
 from gap3d_app.nn.norms import ChannelLayerNorm32, RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
 from gap3d_app.nn.triton_product import wide_product  # noqa: E402
 from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
-from gap3d_app.nn.triton_sum_norm import sum_norm  # noqa: E402
-from tests.nn.test_sum_norm import plain_sum_norm  # noqa: E402
 
 
 def check(batch: int, heads: int, head_dim: int, dtype: torch.dtype, tolerance: float) -> None:
@@ -107,10 +105,12 @@ def check_sum_norm(rows: int, channels: int) -> None:
     order = torch.randperm(rows)
     for more in (y, None):
         for moved in (order, None):
-            for eps in (1e-6, None):
-                (total, normed), exact = sum_norm(x, more, moved, eps), plain_sum_norm(x, more, moved, eps)
+            for norm in (norms.LayerNorm32(channels), None):
+                assert triton_sum_norm.applies(x, norm)
+                total, normed = triton_sum_norm.sum_norm(x, more, moved, norm)
+                exact = norms.sum_norm(x, more, moved, norm)
                 assert torch.equal(total, exact[0]), (rows, channels, more is None, moved is None)
-                assert (normed is None) == (eps is None)
+                assert (normed is None) == (norm is None)
                 assert normed is None or (normed - exact[1]).abs().max() < 4e-3, (rows, channels)
 
 
