@@ -21,6 +21,7 @@ from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.prompt import Prompt, preprocess_image
 from gap3d_app.settings import Settings
 from gap3d_app.values import Gaussians, Mesh, Occupancy, RadianceField, SLat, TokenGrid
+from gap3d_app.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,6 +126,11 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
             run.grid, run.null = TokenGrid(states[i : i + 1]), states[-1:]
     worded = [run for run in runs if run.prompt.text and not run.route]
     reads = [run for run in worded if not (run.pictures and run.settings.blend == 1.0)]
+    if vocabulary := Vocabulary.of(networks.args):
+        for run in reads:
+            warning = vocabulary.warning(run.prompt.text)
+            if warning and warning not in run.warnings:  # the stage begins again where memory ran out
+                run.warnings.append(warning)
     for group in _grouped(reads, lambda run: bool(run.pictures)):
         pictures = [picture for run in group for picture in run.pictures]
         counts = [max(1, len(run.pictures)) for run in group]

@@ -17,6 +17,7 @@ import yaml
 
 from gap3d_app import hub
 from gap3d_app.models.checkpoint import load_model, save_model
+from train.data.procedural.words import taught_words
 
 PARTS = {
     "prompt_encoder": "grid_alignment",
@@ -55,6 +56,7 @@ def export(runs: Path, out: Path, settings: Path) -> None:
         "models": {role: role for role in SERVED},
         "tokenizer": "tokenizer.json",
         **yaml.safe_load(settings.read_text()),
+        "vocabulary": taught_words(),
         "slat_normalization": normalization,
     }
     text = json.dumps({"name": "Gap3DPipeline", "args": args}, indent=2) + "\n"

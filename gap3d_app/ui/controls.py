@@ -10,6 +10,7 @@ import gradio as gr
 from gap3d_app.prompt import MULTI_IMAGE
 from gap3d_app.settings import REPRESENTATIONS, Settings
 from gap3d_app.ui import fields, texts
+from gap3d_app.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from gap3d_app.sources.offers import Offer
@@ -40,7 +41,11 @@ def note_html(offer: Offer, card: bool) -> str:
     """What to expect of weights on this machine."""
     full = max(offer.sizes.values(), default=0) > 300_000_000
     words = f"{offer.note} {texts.NO_CARD}" if full and not card else offer.note
-    return f'<p class="g-cost">{escape(words)}</p>'
+    html = f'<p class="g-cost">{escape(words)}</p>'
+    if vocabulary := Vocabulary.of(offer.args):
+        things = escape(", ".join(vocabulary.things))
+        html += f'<details class="g-cost"><summary>{texts.THINGS}</summary>{things}</details>'
+    return html
 
 
 def advanced(parts: Parts, offer: Offer) -> None:

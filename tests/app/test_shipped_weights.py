@@ -50,6 +50,12 @@ def test_examples_of_the_page(mini, example):
     assert max(b - a for a, b in zip(low, high, strict=True)) > 0.4, "next to nothing"
 
 
+def test_words_that_were_never_taught(mini):
+    asset = mini("a steam locomotive", preset="fast")
+    (warning,) = asset.warnings
+    assert '"steam", "locomotive"' in warning and "89 kinds" in warning
+
+
 def test_picture_and_both(mini):
     image = Image.new("RGB", (300, 300), "white")
     ImageDraw.Draw(image).rectangle((90, 120, 210, 240), fill=(180, 120, 60))

@@ -101,3 +101,15 @@ def test_an_example_picture(visit):
     visit.generate()
     assert page.get_attribute(PROMPT, "value") in (None, "")
     page.wait_for_selector("#download-glb:not([disabled])")
+
+
+def test_words_that_were_never_taught(visit):
+    """The page says what the weights know, and which words of a prompt they do not."""
+    page = visit.page
+    known = page.locator("#model-note details")
+    known.locator("summary").click()
+    assert "teapot, teddy bear" in known.inner_text()
+    page.check("#preset input[value=fast]")
+    visit.generate("a blue steam locomotive")
+    line = page.inner_text("#status .g-line")
+    assert '"steam", "locomotive"' in line and "blue" not in line
