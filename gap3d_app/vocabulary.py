@@ -48,7 +48,7 @@ class Vocabulary(NamedTuple):
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         return (
             f"New to these weights, so without effect or misleading: {named}{more}. They know {len(self.things)} kinds "
-            "of things and make the nearest of them"
+            "of things and make the nearest of them."
         )
 
     def _knows(self, word: str) -> bool:

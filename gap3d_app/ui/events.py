@@ -102,7 +102,7 @@ class Handlers:
                 yield {parts.status: progress.html()}
         progress.seconds = result.seconds
         done = texts.DONE.format(seconds=sum(result.seconds.values()))
-        progress.end("done", ". ".join([done, *result.warnings]))
+        progress.end("done", " ".join([f"{done}.", *result.warnings]) if result.warnings else done)
         yield {parts.status: progress.html(), parts.result: result.key}
 
     def _named(self, values: tuple) -> dict[str, Any]:
