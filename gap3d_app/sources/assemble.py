@@ -40,7 +40,7 @@ SAMPLERS = {"sparse_structure_sampler": "structure_sampler", "slat_sampler": "sl
 GRID_SAMPLER = {"args": {}, "params": {"steps": 50, "guidance_scale": 3.0}}
 """The released demo's (gap3d.md 5.1)."""
 
-PRESETS = {"fast": {"grid_steps": 10, "structure_steps": 8, "slat_steps": 6}, "standard": {}}
+PRESETS = {"fast": {"grid_steps": 10, "structure_steps": 10, "slat_steps": 6}, "standard": {}}
 PRESET_SAMPLERS = {
     "fast": {
         "grid_sampler": {"solver": "ab2", "rescale_t": 2.0, "cfg_interval": [0.5, 1.0]},
