@@ -23,10 +23,10 @@ from gap3d_app.ui.workdir import WorkDir
 
 DESCRIPTION = """Make a textured 3D model from a prompt, a picture, or both.
 
-Returns the file and the recipe (prompt, settings, seeds, versions) from which it can be made again. Parameters that
-are null take the preset's value. views are further pictures of the same object, mesh is a GLB whose shape is kept,
-model one of the weights that the page offers, file the kind of file: a GLB unless it says otherwise, ply for Gaussians,
-npz for a radiance field, obj, stl.
+Returns the file and the recipe (prompt, settings, seeds, versions) from which it can be made again, with warnings for
+the person beside it. Parameters that are null take the preset's value. views are further pictures of the same object,
+mesh is a GLB whose shape is kept, model one of the weights that the page offers, file the kind of file: a GLB unless it
+says otherwise, ply for Gaussians, npz for a radiance field, obj, stl.
 """
 
 FILES = ("glb", "ply", "npz", "obj", "stl")
@@ -84,7 +84,7 @@ def _endpoint(shelf: Shelf, work: WorkDir, specs: dict[str, Spec]) -> Callable[.
             with closing(runs.run(shelf, work, request, (file,))) as events:
                 for event in events:
                     if isinstance(event, runs.Result):
-                        yield str(event.files[file]), event.recipe
+                        yield str(event.files[file]), event.recipe | {"warnings": event.warnings}
                     else:
                         yield gr.skip(), gr.skip()
         except Gap3DError as error:

@@ -63,6 +63,14 @@ def test_text_to_glb_with_recipe(client):
     assert (settings["seed"], settings["structure_steps"], settings["grid_steps"]) == (7, 4, 3)
 
 
+def test_warnings_come_beside_the_recipe(client, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    given = picture(tmp_path / "noise.png", Image.fromarray(noise))
+    (warning,) = generate(client, prompt="", image=given)[1]["warnings"]
+    assert warning.startswith("The background could not be removed")
+    assert generate(client, prompt="a mug")[1]["warnings"] == []
+
+
 def test_other_files(client, tmp_path):
     """Gaussians with a least opacity, and a printable mesh."""
     counts = []
