@@ -72,7 +72,7 @@ def test_the_fast_preset_takes_the_better_solver(releases, monkeypatch, names):
         steps = {} if preset == "fast" else STEPS
         assert len(pipe("a red chair", preset=preset, **steps).mesh.faces)
         assert {sampler.solver for sampler in samplers} == {solver}
-    assert [sampler.steps for sampler in samplers] == [10, 8, 6][-len(samplers) :]
+    assert [sampler.steps for sampler in samplers] == [10, 10, 6][-len(samplers) :]
     assert all(tuple(sampler.cfg_interval) == (0.5, 1.0) for sampler in samplers)
     assert [sampler.cfg_strength for sampler in samplers][-2:] == [7.5 if "text" in names else 5.0] * 2
 
