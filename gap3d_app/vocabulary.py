@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-_WORD = re.compile(r"[^\W\d_]+")
 _SAID_OF_NOTHING = frozenset(
     "a an the this that these those some any one my your his her its our their i me you we he she it they and or but "
     "of with without for from by at to in on as is are was be has have very really quite so please there which who "
@@ -15,6 +14,11 @@ _SAID_OF_NOTHING = frozenset(
 
 SHOWN = 4
 """Unknown words that a sentence names."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as they are written: runs of letters, of any script."""
+    return re.findall(r"[^\W\d_]+", text)
 
 
 class Vocabulary(NamedTuple):
@@ -32,12 +36,14 @@ class Vocabulary(NamedTuple):
     def of(cls, args: dict[str, Any]) -> Vocabulary | None:
         """That of weights with these "args" of pipeline.json; None for those that learnt from people's texts."""
         given = args.get("vocabulary")
-        return given and cls(tuple(given["things"].split(", ")), frozenset(given["words"].split()))
+        return None if given is None else cls(tuple(given["things"].split(", ")), frozenset(given["words"].split()))
 
     def unknown(self, text: str) -> list[str]:
         """The words of `text` that were never taught, as they are written; each once."""
-        found = {word.lower(): word for word in reversed(_WORD.findall(text))}
-        return [word for low, word in reversed(found.items()) if not self._knows(low)]
+        known, found = self.words | _SAID_OF_NOTHING, {}
+        for word in words_of(text):
+            found.setdefault(word.lower(), word)
+        return [word for low, word in found.items() if known.isdisjoint(_forms(low))]
 
     def warning(self, text: str) -> str | None:
         """A sentence for the person who wrote `text`; None when all of it is known."""
@@ -51,6 +57,7 @@ class Vocabulary(NamedTuple):
             "of things and make the nearest of them."
         )
 
-    def _knows(self, word: str) -> bool:
-        singular = {word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y"}
-        return not (self.words | _SAID_OF_NOTHING).isdisjoint({*singular, f"{word}s"})
+
+def _forms(word: str) -> set[str]:
+    """The word, what it may be the plural of, and its own plural."""
+    return {word, word.removesuffix("s"), word.removesuffix("es"), word.removesuffix("ies") + "y", f"{word}s"}

@@ -1,9 +1,8 @@
 """Every word that a caption or an edit instruction may hold; the app warns of prompts that hold others."""
 
-import re
-
 import numpy as np
 
+from gap3d_app.vocabulary import words_of
 from train.data.prompts import UNCHANGED
 
 from .captions import FILLERS, SIZE_SYNONYMS, STYLE_SYNONYMS, captions, names_of
@@ -33,5 +32,5 @@ def taught_words() -> dict[str, str]:
     for index in range(DRAWN):
         spec = sample_spec(0, index)
         phrases += captions(spec) + [text for text, _ in told_edits(spec, 4, draws)]
-    words = {word for phrase in phrases for word in re.findall(r"[^\W\d_]+", phrase.lower())}
+    words = {word for phrase in phrases for word in words_of(phrase.lower())}
     return {"things": ", ".join(sorted(CATEGORIES)), "words": " ".join(sorted(words))}
