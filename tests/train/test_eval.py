@@ -10,6 +10,7 @@ import torch
 
 from gap3d_app import hub
 from gap3d_app.models.checkpoint import build_model, save_model
+from gap3d_app.stages import sampler_params
 from gap3d_app.values import Mesh
 from tests import tiny
 from tests.geometry.shapes import box, solid_mesh, sphere, torus
@@ -32,7 +33,7 @@ from train.eval.geometry_metrics import (
 from train.eval.held_out import HeldOut, cut_out_picture, names_color, pack_voxels
 from train.eval.image_metrics import albedo_renders, color_histogram, histogram_distance, psnr, render_psnr
 from train.eval.mini import FIGURES, evaluate, open_session, write_results
-from train.eval.presets import fast_preset
+from train.eval.presets import fast_preset, public_fast, public_samplers
 from train.eval.probe import Probe, ProbeConfig
 from train.eval.session import Counts
 
@@ -207,6 +208,34 @@ def test_the_fast_preset_against_the_standard_one(weights, monkeypatch) -> None:
     assert figure.value == -0.5 and figure.reached is False and figure.count == 2
     assert figure.details["image_standard"] == figure.details["text_agreement"] == 1.0
     assert figure.details["image_agreement"] == 0.5 and figure.details["text_change"] == 0.0
+
+
+def test_the_public_fast_preset_takes_the_public_samplers(weights, monkeypatch) -> None:
+    """Steps, solvers and times of the public checkpoints, guidance of the weights, and that for this figure only."""
+    session = open_session(weights, "cpu", counts=Counts(2, 2, 2, 2), quiet=True)
+    pipe, own, taken = session.pipe, session.pipe.args, []
+
+    def make(requests, settings):
+        steps = settings.grid_steps, settings.structure_steps, settings.slat_steps
+        samplers = [sampler_params(pipe.args, f"{name}_sampler", settings.preset) for name in ("structure", "slat")]
+        taken.append((steps, *((s.get("solver", "euler"), s["rescale_t"], s["cfg_strength"]) for s in samplers)))
+        for number in range(len(requests)):
+            yield Made(torch.zeros(1), None, session.data.asset(0 if settings.preset == "fast" else number).surface())
+
+    monkeypatch.setattr(pipe, "make", make)
+    (figure,) = public_fast(session)
+    strengths = [own[f"{name}_sampler"]["params"]["cfg_strength"] for name in ("structure", "slat")]
+    exact = ((50, 25, 25), *(("euler", 3.0, strength) for strength in strengths))
+    fast = ((10, 10, 6), *(("ab2", 1.5, strength) for strength in strengths))
+    assert taken == [exact, fast, exact, fast]
+    change = figure.details["image_fast"] - 1.0  # of the second asset, made as the first
+    assert figure.value == figure.details["image_change"] == pytest.approx(change) and figure.value < -0.02
+    assert figure.details["image_change_standard_error"] == pytest.approx(abs(change))
+    assert figure.reached is False and session.samples["public_fast"][0]["image_change"] == 0.0
+    assert pipe.args is own and pipe.settings() == session.settings
+    with pytest.raises(RuntimeError), public_samplers(pipe):
+        raise RuntimeError
+    assert pipe.args is own
 
 
 def write_card(weights, folder) -> None:
