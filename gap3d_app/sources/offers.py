@@ -16,8 +16,8 @@ WORDS = ({"prompt_encoder", "grid_dit"}, {"text_encoder", "text_structure_flow",
 
 PICTURES = {"image_encoder", "structure_flow", "slat_flow"}
 EMBEDDED_NOTES = {
-    "gap3d-mini": "Small embedded model: it knows 89 categories of things and makes the nearest of them, with soft "
-    "surfaces. It runs on any machine.",
+    "gap3d-mini": "Small embedded model: it makes the nearest of the things that it knows, with soft surfaces. It runs "
+    "on any machine.",
 }
 TITLES = {
     "trellis-image-large": "TRELLIS image-large", "trellis-text-base": "TRELLIS text-base",

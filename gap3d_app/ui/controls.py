@@ -43,8 +43,8 @@ def note_html(offer: Offer, card: bool) -> str:
     words = f"{offer.note} {texts.NO_CARD}" if full and not card else offer.note
     html = f'<p class="g-cost">{escape(words)}</p>'
     if vocabulary := Vocabulary.of(offer.args):
-        things = escape(", ".join(vocabulary.things))
-        html += f'<details class="g-cost"><summary>{texts.THINGS}</summary>{things}</details>'
+        summary, things = texts.THINGS.format(count=len(vocabulary.things)), escape(", ".join(vocabulary.things))
+        html += f'<details class="g-cost"><summary>{summary}</summary>{things}</details>'
     return html
 
 

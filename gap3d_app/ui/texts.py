@@ -3,7 +3,7 @@
 TITLE = "GAP3D"
 TAGLINE = "Words, a picture, or both, to a textured 3D model. Everything runs on this machine."
 MODEL_LABEL = "Model"
-THINGS = "What it knows by name"
+THINGS = "What it knows by name: {count} kinds of things"
 NO_CARD = "There is no graphics card here: an asset of full-size weights takes many minutes."
 COST = "About {time} here."
 COST_COMPILE = "The first run with these weights takes up to a minute more: it compiles them for this graphics card."

@@ -242,6 +242,13 @@ def test_a_note_says_when_there_is_no_card(names):
     assert "<b>" not in controls.note_html(replace(one, note="<b>"), True)
 
 
+def test_a_note_counts_what_weights_know_by_name(names):
+    few = replace(offer(names[1]), args={"vocabulary": {"things": "chair, top <hat>", "words": "chair hat top"}})
+    html = controls.note_html(few, card=True)
+    assert texts.THINGS.format(count=2) in html and "chair, top &lt;hat&gt;" in html
+    assert "<details" not in controls.note_html(replace(few, args={}), card=True)
+
+
 def test_results_for_other_processes_and_folders(tiny_weights, tmp_path):
     pipe = Gap3DPipeline.from_pretrained(tiny_weights, device="cpu", dtype="float32")
     asset = pipe("a mug", preset="fast")
