@@ -1,6 +1,6 @@
 # make app     install what is missing, start the page on http://127.0.0.1:7860
 # make setup   install only
-# make test    install what the tests need, run lint and tests
+# make test    install what the tests need, run lint and tests (in WORKERS processes, 2 by default)
 # make mini    print the training sequence of gap3d-mini (see train/README.md)
 #
 # TORCH_INDEX=<url> takes torch from a wheel index of your choice (PyTorch's own has a CPU-only build).
@@ -12,6 +12,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?=
 HOST ?= 127.0.0.1
 PORT ?= 7860
+WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .PHONY: app setup test lint browser clean mini
@@ -23,7 +24,7 @@ setup: $(VENV)/.app-installed
 
 test: $(VENV)/.test-installed browser
 	$(PY) -m ruff check .
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.test-installed
 	$(PY) -m ruff check .
