@@ -46,6 +46,12 @@ FLOW_SAMPLER = {
 }
 """As pipeline.json of TRELLIS has it (trellis.md 1.4)."""
 
+SAMPLING = {
+    "grid_sampler": GRID_SAMPLER, "structure_sampler": FLOW_SAMPLER, "slat_sampler": FLOW_SAMPLER,
+    "presets": PRESETS, "preset_samplers": PRESET_SAMPLERS,
+}  # fmt: skip
+"""Of pipeline.json: how the public checkpoints are sampled."""
+
 WORDS = 48
 """Ids of a short prompt with the sentences around it."""
 
@@ -178,11 +184,10 @@ def give_surface(voxels: int, decoder: nn.Module, _: tuple, cells: SparseTensor)
 def random_pipeline(device: torch.device, voxels: int = VOXELS, dtype: torch.dtype = torch.bfloat16) -> Gap3DPipeline:
     """A pipeline of all networks; none is loaded yet."""
     args = {
+        **SAMPLING,
         "models": {role: RandomPart(role, voxels) for role in ROLES},
-        "grid_sampler": GRID_SAMPLER, "structure_sampler": FLOW_SAMPLER, "slat_sampler": FLOW_SAMPLER,
         "slat_normalization": {"mean": [0.0] * 8, "std": [1.0] * 8},
-        "presets": PRESETS, "preset_samplers": PRESET_SAMPLERS,
-    }  # fmt: skip
+    }
     pipeline = Gap3DPipeline(Path("random"), args, "0" * 64, device, dtype)
     pipeline.memory = Residency(device)
     return pipeline

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gap3d_app.full_size.end_to_end import FLOW_SAMPLER
+from gap3d_app.full_size.end_to_end import SAMPLING
 from gap3d_app.settings import presets
-from gap3d_app.sources.assemble import GRID_SAMPLER, PRESET_SAMPLERS
-from gap3d_app.sources.assemble import PRESETS as PUBLIC_PRESETS
 from gap3d_app.values import Mesh
 from train.eval.batched import BatchPipeline, Request
 from train.eval.generation import PICTURE_SIZE
@@ -23,7 +21,6 @@ from train.eval.session import Session
 
 MOST_LOST = 0.02
 PRESETS = ("standard", "fast")
-PUBLIC = {"grid_sampler": GRID_SAMPLER, "structure_sampler": FLOW_SAMPLER, "slat_sampler": FLOW_SAMPLER}
 GUIDANCE = ("guidance_scale", "cfg_strength")
 
 
@@ -45,10 +42,10 @@ def public_fast(s: Session) -> list[Figure]:
 def public_samplers(pipe: BatchPipeline) -> Iterator[None]:
     """A pipeline that takes the steps, solvers and times of the public checkpoints while it is open."""
     own = pipe.args, pipe.presets
-    args = pipe.args | {"presets": PUBLIC_PRESETS, "preset_samplers": PRESET_SAMPLERS}
-    for name, sampler in PUBLIC.items():
-        kept = {key: value for key, value in args[name]["params"].items() if key in GUIDANCE}
-        args[name] = {"args": sampler["args"], "params": sampler["params"] | kept}
+    args = pipe.args | SAMPLING
+    for name in ("grid_sampler", "structure_sampler", "slat_sampler"):
+        kept = {key: value for key, value in pipe.args[name]["params"].items() if key in GUIDANCE}
+        args[name] = args[name] | {"params": args[name]["params"] | kept}
     pipe.args, pipe.presets = args, presets(args)
     try:
         yield
