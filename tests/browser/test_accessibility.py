@@ -34,10 +34,9 @@ def test_axe_finds_nothing_serious(visit, server, axe, width, scheme):
     assert _offences(page, axe) == []
     page.locator("#example-pictures img").first.click()
     page.wait_for_selector("#cut-out img")
-    page.fill(PROMPT, "make it blue")
+    one.type(PROMPT, "make it blue")
     page.wait_for_selector("#blend", state="visible")
-    page.click("#advanced button")
-    page.wait_for_selector("#set-roughness")
+    one.open_settings()
     server.pipeline.delay = 0.3
     one.generate(until=RUNNING)
     page.wait_for_selector("#tiles img")
@@ -51,8 +50,7 @@ def test_axe_finds_nothing_serious(visit, server, axe, width, scheme):
     page.wait_for_selector("#cancel[disabled]")
     page.wait_for_timeout(FADE_MS)
     assert _offences(page, axe) == []
-    page.fill(PROMPT, "x" * 2001)
-    page.wait_for_timeout(300)
+    one.type(PROMPT, "x" * 2001)
     page.click("#generate")
     page.wait_for_selector("#prompt >> text=the limit is 2,000")
     page.wait_for_function("() => !document.querySelector('.pending')")  # the status pales until the answer is there
@@ -83,8 +81,7 @@ def test_the_keyboard_is_enough(visit):
 
 def test_every_control_has_a_name(visit):
     one = visit()
-    one.page.click("#advanced button")
-    one.page.wait_for_selector("#set-roughness")
+    one.open_settings()
     nameless = one.page.evaluate(
         "() => [...document.querySelectorAll('.g-page button, .g-page input:not([type=file]), .g-page textarea')]"
         ".filter(e => e.checkVisibility()).filter(e => !(e.innerText || '').trim() && !e.labels?.length && "

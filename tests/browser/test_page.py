@@ -64,17 +64,16 @@ def test_nothing_given_is_said_at_the_prompt_and_the_next_run_works(visit):
     one = visit()
     one.page.click("#generate")
     one.page.wait_for_selector(f"#prompt >> text={texts.NOTHING_GIVEN}")
-    one.page.click("#advanced button")
-    one.page.wait_for_timeout(300)  # controls are built when the accordion opens
-    one.page.fill("#set-grid_steps textarea, #set-grid_steps input", "0")
+    one.open_settings()
+    one.type_setting("grid_steps", "0")
     one.generate("a mug", until="text=Setting grid_steps is 0")
-    one.page.fill("#set-grid_steps textarea, #set-grid_steps input", "2")
+    one.type_setting("grid_steps", "2")
     one.generate()
 
 
 def test_a_prompt_over_the_limit_is_refused_with_the_limit(visit):
     one = visit()
-    one.page.fill(PROMPT, "x" * 2001)
+    one.type(PROMPT, "x" * 2001)
     one.page.click("#generate")
     one.page.wait_for_selector("#prompt >> text=the limit is 2,000")
     one.page.wait_for_selector("#cancel[disabled]")  # there is no run that could be cancelled
@@ -94,13 +93,13 @@ def test_picture_cut_out_and_blend(visit, tmp_path):
     )
     assert max(outside) <= 0, "the cut-out is not wholly seen"
     assert page.is_visible("#background") and not page.is_visible("#blend")
-    page.fill(PROMPT, "the same but blue")
+    one.type(PROMPT, "the same but blue")
     page.wait_for_selector("#blend", state="visible")
     page.click("#background input")
     page.click(f"text={texts.METHODS['none']}")
     page.wait_for_selector(f"#cut-out >> text={texts.METHOD_FOUND['none']}")
     one.generate()
-    page.fill(PROMPT, "")
+    one.type(PROMPT, "")
     page.wait_for_selector("#blend", state="hidden")
 
 
@@ -147,7 +146,7 @@ def test_a_waiting_visitor_sees_the_queue_and_can_leave_it(visit, server):
     first, second = visit(), visit()
     server.pipeline.delay = 0.4
     first.generate("a mug", until=RUNNING)
-    second.page.fill(PROMPT, "a chair")
+    second.type(PROMPT, "a chair")
     second.page.click("#generate")
     second.page.wait_for_selector("#status >> text=/queue/i")
     finished = server.pipeline.finished
@@ -195,7 +194,7 @@ def test_a_phone_shows_everything_within_its_width(visit, scheme):
 def test_the_page_is_up_before_the_model(browser, tiny_weights):
     with serving(tiny_weights, gated=True) as slow:
         one = Visit(browser, slow)
-        one.page.fill(PROMPT, "a mug")
+        one.type(PROMPT, "a mug")
         one.page.click("#generate")
         one.page.wait_for_selector(f".g-status[data-state=loading] >> text={texts.LOADING}")
         threading.Timer(0.3, slow.gate.set).start()
@@ -211,22 +210,21 @@ def test_controls_follow_the_chosen_model(browser, tiny_weights, releases, tmp_p
         one = Visit(browser, both)
         page = one.page
         page.set_input_files("#picture input[type=file]", _png(tmp_path / "ball.png"))
-        page.fill(PROMPT, "make it blue")
+        one.type(PROMPT, "make it blue")
         page.wait_for_selector("#blend", state="visible")
         assert "About" in page.inner_text("#cost") and "of weight files" in page.inner_text("#model-note")
-        page.click("#advanced button")
-        page.wait_for_selector("#set-grid_steps")
+        one.open_settings()
         page.click("#model input")
         page.click("text=image: a picture")
         for gone in ("#prompt", "#blend", "#set-grid_steps"):
             page.wait_for_selector(gone, state="hidden")
         assert "Full-size public weights" in page.inner_text("#model-note")
-        page.wait_for_timeout(500)  # the folded part is drawn anew
+        one.settle("#advanced")  # the folded part is drawn anew
         page.set_input_files("#views input[type=file]", [_png(tmp_path / name) for name in ("a.png", "b.png")])
         page.wait_for_selector("#views >> text=a.png")
         page.uncheck("#randomise input")
-        page.fill("#set-structure_steps textarea, #set-structure_steps input", "2")
-        page.fill("#set-slat_steps textarea, #set-slat_steps input", "2")
+        one.type_setting("structure_steps", "2")
+        one.type_setting("slat_steps", "2")
         one.generate()
         page.wait_for_selector("#download-recipe:not([disabled])")
         with page.expect_download() as download:
@@ -241,8 +239,7 @@ def test_controls_follow_the_chosen_model(browser, tiny_weights, releases, tmp_p
 def test_a_mesh_is_kept(visit, tmp_path):
     export_glb(solid_mesh(torus(), resolution=24), tmp_path / "ring.glb", texture_size=64, recipe={})
     one = visit()
-    one.page.click("#advanced button")
-    one.page.wait_for_selector("#mesh")
+    one.open_settings()
     one.page.set_input_files("#mesh input[type=file]", tmp_path / "ring.glb")
     one.page.wait_for_selector("#mesh >> text=ring")
     one.generate("a blue ring")

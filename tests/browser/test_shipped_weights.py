@@ -71,7 +71,7 @@ def visit(browser, shipped):
 
 def test_a_small_red_toy_airplane(visit, tmp_path):
     page = visit.page
-    page.fill(PROMPT, "a small red toy airplane")
+    visit.type(PROMPT, "a small red toy airplane")
     page.check("#preset input[value=fast]")
     before = time.monotonic()
     page.click("#generate")

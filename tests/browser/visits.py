@@ -4,6 +4,8 @@ import io
 
 from PIL import Image
 
+from tests.ui.serving import wait_until
+
 DONE, FAILED = ".g-status[data-state=done]", ".g-status[data-state=failed]"
 RUNNING = ".g-status[data-state=running]"
 PROMPT, VIEWER = "#prompt textarea", "#viewer canvas"
@@ -16,14 +18,14 @@ class Visit:
         self.server, self.foreign, self.errors, self.dialogs = server, [], [], []
         self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("request", lambda request: self._request(request.url))
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
         self.page.goto(server.url)
         self.page.wait_for_selector(PROMPT)
-        self.page.wait_for_timeout(300)  # listeners are attached shortly after the first paint
+        self.settle("body")  # listeners are attached shortly after the first paint
 
     def _request(self, url: str) -> None:
         if not url.startswith((self.server.url + "/", "data:", "blob:")):
@@ -35,10 +37,41 @@ class Visit:
         if message.type == "error" and not harmless:
             self.errors.append(message.text)
 
+    def settle(self, selector: str) -> None:
+        """Wait until gradio has built what belongs into an element: nothing comes or goes for 300 ms."""
+        self.page.evaluate(
+            "(selector) => new Promise(done => {"
+            "let timer = setTimeout(done, 300);"
+            "new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(done, 300); })"
+            ".observe(document.querySelector(selector), {childList: true, subtree: true})})",
+            selector,
+        )
+
+    def open_settings(self) -> None:
+        """Unfold the settings, which gradio builds only then."""
+        self.page.click("#advanced button")
+        self.page.wait_for_selector("#set-roughness")
+        self.settle("#advanced")
+
+    def type(self, selector: str, words: str) -> None:
+        """Fill a field, and again where gradio was still building it and puts its own value back."""
+        field = self.page.locator(selector)
+
+        def stays() -> bool:
+            field.fill(words)
+            self.page.wait_for_timeout(200)
+            return field.input_value() == words
+
+        wait_until(stays)
+
+    def type_setting(self, name: str, words: str) -> None:
+        """Fill the field of a setting."""
+        self.type(f"#set-{name} textarea, #set-{name} input", words)
+
     def generate(self, prompt: str | None = None, until: str = DONE) -> None:
         """Type, press Generate and wait for the end of the run."""
         if prompt is not None:
-            self.page.fill(PROMPT, prompt)
+            self.type(PROMPT, prompt)
         from playwright.sync_api import TimeoutError
 
         begun = self.page.locator(until).or_(self.page.locator(".g-status:not([data-state=idle])")).first
