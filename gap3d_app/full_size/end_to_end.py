@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gap3d_app.full_size.networks import CONFIGS, FILES, randomize, shell
+from gap3d_app.full_size.networks import CONFIGS, FILES, FLOW_SAMPLER, randomize, shell
 from gap3d_app.geometry.cube_tables import CORNERS
 from gap3d_app.memory import Residency
 from gap3d_app.models.checkpoint import build_model, read_config
@@ -39,12 +39,6 @@ ROLES = {
 
 TEXT_ROLES = [role for role in ROLES if role not in ("image_encoder", "slat_decoder_gs", "slat_decoder_rf")]
 """Those that text to GLB takes."""
-
-FLOW_SAMPLER = {
-    "args": {"sigma_min": 1e-5},
-    "params": {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0},
-}
-"""As pipeline.json of TRELLIS has it (trellis.md 1.4)."""
 
 SAMPLING = {
     "grid_sampler": GRID_SAMPLER, "structure_sampler": FLOW_SAMPLER, "slat_sampler": FLOW_SAMPLER,

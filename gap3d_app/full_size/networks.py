@@ -27,6 +27,12 @@ COND_TOKENS = 1374
 PROMPT_TOKENS = 64
 """Query tokens of a text prompt (gap3d.md 2.3)."""
 
+FLOW_SAMPLER = {
+    "args": {"sigma_min": 1e-5},
+    "params": {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0},
+}
+"""Of both flows, as pipeline.json of TRELLIS has it (trellis.md 1.4)."""
+
 
 def random_network(stage: str, device: torch.device, seed: int = 0) -> nn.Module:
     """The network of a stage of `FILES`: the grid transformer in bfloat16, the torsos of the others in float16.

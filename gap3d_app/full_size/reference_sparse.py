@@ -1,24 +1,24 @@
-"""The sparse networks as the released code runs them (trellis.md 4 to 6), on the weights of this package's classes.
+"""The flow of the structured latent as the released code runs it (trellis.md 4 and 5), on this package's weights.
 
 Rows of a batch element get their modulation from a copy as large as the features; the boundaries of attention sets
-are made on the host and sent to the device for every attention; conditions and times are projected anew at every
-step; a convolution gathers, multiplies and scatters tap by tap over pairs of rows that are found once per asset.
+are made on the host and sent to the device for every attention; conditions and times are projected anew and voxels
+pooled anew at every step; spconv finds out which rows a convolution connects at every call.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from gap3d_app.models.decoders import SLatMeshDecoder, SparseSubdivideBlock3d
+from gap3d_app.full_size.reference_rows import Rows, convolution
+from gap3d_app.full_size.reference_structure import layer_norm, rms_norm
 from gap3d_app.models.slat_flow import SLatFlowModel, SparseResBlock3d
-from gap3d_app.nn.attention import MultiHeadAttention
+from gap3d_app.nn.attention import MultiHeadAttention, MultiHeadRMSNorm
 from gap3d_app.nn.embeddings import position_embedding
 from gap3d_app.nn.transformer import ModulatedCrossBlock
-from gap3d_app.sparse.conv import SparseConv3d, neighbour_map
-from gap3d_app.sparse.resample import SparseSubdivide
-from gap3d_app.sparse.tensor import Sites, SparseTensor
+from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample
+from gap3d_app.sparse.tensor import SparseTensor
 
 
 class ReferenceSLatFlow:
@@ -26,154 +26,126 @@ class ReferenceSLatFlow:
 
     def __init__(self, flow: SLatFlowModel) -> None:
         self.flow = flow
+        self.ways_in = [_ResBlock(block) for block in flow.input_blocks]
+        self.ways_out = [_ResBlock(block) for block in flow.out_blocks]
 
     def __call__(self, x: SparseTensor, t: Tensor, cond: Tensor) -> SparseTensor:
         """See `SLatFlowModel.forward`."""
         flow, dtype = self.flow, self.flow.torso_dtype
-        h = x.replace(flow.input_layer(x.feats).to(dtype))
-        emb, cond = flow.t_embedder(t).to(dtype), cond.to(dtype)
-        skips = []
-        for block in flow.input_blocks:
-            h = _res_block(block, h, emb)
+        # A run's first container serves all its steps.
+        asset = x.sites.cached("as released", lambda: Rows.placed(x.feats, x.coords)).replace(x.feats)
+        h = _linear(flow.input_layer, asset).to(dtype)
+        emb = flow.t_embedder(t)
+        mod = (flow.adaLN_modulation(emb) if flow.config.share_mod else emb).to(dtype)
+        emb, cond, skips = emb.to(dtype), cond.to(dtype), []
+        for block in self.ways_in:
+            h = block(h, emb)
             skips.append(h.feats)
-        table = position_embedding(h.coords[:, 1:], flow.config.model_channels)
-        h = h.replace(h.feats + table.to(dtype))
+        h = h + position_embedding(h.coords[:, 1:], flow.config.model_channels).to(dtype)
         for block in flow.blocks:
-            h = _cross_block(block, h, emb, cond)
-        for block, skip in zip(flow.out_blocks, reversed(skips), strict=True):
-            h = _res_block(block, h.replace(torch.cat([h.feats, skip], dim=1)), emb)
-        feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(x.dtype)
-        return h.replace(flow.out_layer(feats))
+            h = _block(block, h, mod, cond)
+        for block, skip in zip(self.ways_out, reversed(skips), strict=True):
+            h = block(h.replace(torch.cat([h.feats, skip], dim=1)), emb)
+        h = h.replace(F.layer_norm(h.feats, h.feats.shape[-1:]))
+        return x.replace(_linear(flow.out_layer, h.to(x.dtype)).feats)
 
 
-def _res_block(block: SparseResBlock3d, x: SparseTensor, emb: Tensor) -> SparseTensor:
-    scale, shift = block.emb_layers(emb).chunk(2, dim=-1)
-    x = block.resample(x)
-    h = x.replace(F.silu(block.norm1(x.feats)))
-    h = convolution(block.conv1, h)
-    h = h.replace(block.norm2(h.feats))
-    h = _plus(_times(h, 1 + scale), shift)
-    h = convolution(block.conv2, h.replace(F.silu(h.feats)))
-    return h.replace(h.feats + block.skip_connection(x.feats))
+class _ResBlock:
+    def __init__(self, block: SparseResBlock3d) -> None:
+        self.block, self.first, self.second = block, convolution(block.conv1), convolution(block.conv2)
+
+    def __call__(self, x: Rows, emb: Tensor) -> Rows:
+        block = self.block
+        scale, shift = block.emb_layers(emb).chunk(2, dim=1)
+        if isinstance(block.resample, SparseDownsample):
+            x = _pooled(x, block.resample.factor)
+        elif isinstance(block.resample, SparseUpsample):
+            x = _unpooled(x, block.resample.factor)
+        h = x.replace(layer_norm(block.norm1, x.feats))
+        h = self.first(h.replace(F.silu(h.feats)))
+        h = h.replace(layer_norm(block.norm2, h.feats)) * (1 + scale) + shift
+        h = self.second(h.replace(F.silu(h.feats)))
+        return h + (_linear(block.skip_connection, x) if isinstance(block.skip_connection, nn.Linear) else x)
 
 
-def _cross_block(block: ModulatedCrossBlock, x: SparseTensor, emb: Tensor, cond: Tensor) -> SparseTensor:
-    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = block.adaLN_modulation(emb).chunk(6, dim=-1)
-    h = _plus(_times(x.replace(block.norm1(x.feats)), 1 + scale), shift)
-    h = _times(_self_attention(block.self_attn, h), gate)
-    x = x.replace(x.feats + h.feats)
-    h = _cross_attention(block.cross_attn, x.replace(block.norm2(x.feats)), cond)
-    x = x.replace(x.feats + h.feats)
-    h = _plus(_times(x.replace(block.norm3(x.feats)), 1 + scale_mlp), shift_mlp)
-    first, activation, second = block.mlp.mlp
-    h = x.replace(second(activation(first(h.feats))))
-    return x.replace(x.feats + _times(h, gate_mlp).feats)
+def _linear(layer: nn.Linear, x: Rows) -> Rows:
+    return x.replace(layer(x.feats))
 
 
-def _spread(x: SparseTensor, values: Tensor) -> Tensor:
-    """[B, C] as a full copy [T, C]."""
-    wide = torch.zeros_like(x.feats)
-    for batch, rows in enumerate(x.layout):
-        wide[rows] = values[batch]
-    return wide
+def _pooled(x: Rows, factor: int) -> Rows:
+    """`SparseDownsample`; the parents are numbered by what the host learns of the extent."""
+    batch, *axes = x.coords.unbind(-1)
+    axes = [axis // factor for axis in axes]
+    sizes = [axis.max().item() + 1 for axis in axes]
+    strides = [sizes[0] * sizes[1] * sizes[2], sizes[1] * sizes[2], sizes[2], 1]
+    code = sum(axis * stride for axis, stride in zip([batch, *axes], strides, strict=True))
+    code, parent = code.unique(return_inverse=True)
+    index = parent.unsqueeze(1).expand(-1, x.feats.shape[1])
+    feats = torch.scatter_reduce(x.feats.new_zeros(len(code), x.feats.shape[1]), 0, index, x.feats, "mean")
+    places = [code // stride for stride in strides]
+    coords = torch.stack([places[0], *(p % size for p, size in zip(places[1:], sizes, strict=True))], dim=-1)
+    small = Rows.placed(feats, coords, len(x.layout), None, x.scale * factor, x.cache)
+    small.cache[small.scale, "from"] = x.coords, x.layout, parent
+    return small
 
 
-def _times(x: SparseTensor, values: Tensor) -> SparseTensor:
-    return x.replace(x.feats * _spread(x, values))
+def _unpooled(x: Rows, factor: int) -> Rows:
+    """`SparseUpsample`."""
+    coords, layout, parent = x.cache[x.scale, "from"]
+    return Rows.placed(x.feats[parent], coords, len(layout), layout, x.scale / factor, x.cache)
 
 
-def _plus(x: SparseTensor, values: Tensor) -> SparseTensor:
-    return x.replace(x.feats + _spread(x, values))
+def _block(block: ModulatedCrossBlock, x: Rows, mod: Tensor, cond: Tensor) -> Rows:
+    mod = mod if block.share_mod else block.adaLN_modulation(mod)
+    shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = mod.chunk(6, dim=1)
+    h = x.replace(layer_norm(block.norm1, x.feats)) * (1 + scale) + shift
+    x = x + _self_attention(block.self_attn, h) * gate
+    x = x + _cross_attention(block.cross_attn, x.replace(layer_norm(block.norm2, x.feats)), cond)
+    h = x.replace(layer_norm(block.norm3, x.feats)) * (1 + scale_mlp) + shift_mlp
+    first, _, second = block.mlp.mlp
+    h = _linear(first, h)
+    h = _linear(second, h.replace(F.gelu(h.feats, approximate="tanh")))
+    return x + h * gate_mlp
 
 
 def _bounds(lengths: list[int], device: torch.device) -> Tensor:
     return torch.cat([torch.tensor([0]), torch.cumsum(torch.tensor(lengths), dim=0)]).int().to(device)
 
 
-def _self_attention(layer: MultiHeadAttention, x: SparseTensor) -> SparseTensor:
+def _lengths(x: Rows) -> list[int]:
+    return [rows.stop - rows.start for rows in x.layout]
+
+
+def _self_attention(layer: MultiHeadAttention, x: Rows) -> Rows:
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v = layer.to_qkv(x.feats).unflatten(-1, (3, layer.num_heads, -1)).unbind(1)
-    q, k = layer.q_rms_norm(q), layer.k_rms_norm(k)
-    bounds, longest = _bounds(x.sites.lengths, x.device), max(x.sites.lengths)
-    return x.replace(layer.to_out(varlen_attn(q, k, v, bounds, bounds, longest, longest).flatten(-2)))
+    qkv = _linear(layer.to_qkv, x)
+    qkv = qkv.replace(qkv.feats.unflatten(-1, (3, layer.num_heads, -1)))
+    if isinstance(layer.q_rms_norm, MultiHeadRMSNorm):
+        q, k, v = (qkv.replace(part) for part in qkv.feats.unbind(1))
+        q, k = _rms_norm(layer.q_rms_norm, q), _rms_norm(layer.k_rms_norm, k)
+        qkv = qkv.replace(torch.stack([q.feats, k.feats, v.feats], dim=1))
+    lengths = _lengths(x)
+    bounds, longest = _bounds(lengths, x.coords.device), max(lengths)
+    h = qkv.replace(varlen_attn(*qkv.feats.unbind(1), bounds, bounds, longest, longest))
+    return _linear(layer.to_out, h.replace(h.feats.flatten(-2)))
 
 
-def _cross_attention(layer: MultiHeadAttention, x: SparseTensor, cond: Tensor) -> SparseTensor:
+def _cross_attention(layer: MultiHeadAttention, x: Rows, cond: Tensor) -> Rows:
     from torch.nn.attention.varlen import varlen_attn
 
-    q = layer.to_q(x.feats).unflatten(-1, (layer.num_heads, -1))
-    k, v = layer.to_kv(cond.flatten(0, 1)).unflatten(-1, (2, layer.num_heads, -1)).unbind(1)
-    bounds = _bounds(x.sites.lengths, x.device)
-    context = _bounds([cond.shape[1]] * len(cond), x.device)
-    out = varlen_attn(q, k, v, bounds, context, max(x.sites.lengths), cond.shape[1])
-    return x.replace(layer.to_out(out.flatten(-2)))
+    q = _linear(layer.to_q, x)
+    q = q.replace(q.feats.unflatten(-1, (layer.num_heads, -1)))
+    kv = layer.to_kv(cond).flatten(0, 1).unflatten(-1, (2, layer.num_heads, -1))
+    if isinstance(layer.q_rms_norm, MultiHeadRMSNorm):
+        k, v = kv.unbind(1)
+        q, kv = _rms_norm(layer.q_rms_norm, q), torch.stack([rms_norm(layer.k_rms_norm, k), v], dim=1)
+    lengths, device = _lengths(x), x.coords.device
+    bounds, context = _bounds(lengths, device), _bounds([cond.shape[1]] * len(cond), device)
+    h = q.replace(varlen_attn(q.feats, *kv.unbind(1), bounds, context, max(lengths), cond.shape[1]))
+    return _linear(layer.to_out, h.replace(h.feats.flatten(-2)))
 
 
-def pairs(sites: Sites) -> list[tuple[Tensor, Tensor]]:
-    """For each of the 27 taps the rows (in, out) that it connects, found once per asset."""
-
-    def make() -> list[tuple[Tensor, Tensor]]:
-        there = [(tap < len(sites)).nonzero()[:, 0] for tap in neighbour_map(sites).unbind(1)]
-        return [(tap[out].long(), out) for tap, out in zip(neighbour_map(sites).unbind(1), there, strict=True)]
-
-    return sites.cached("pairs of rows", make)
-
-
-def convolution(layer: SparseConv3d, x: SparseTensor) -> SparseTensor:
-    """Gather, multiply, scatter for one tap after the other."""
-    if layer.kernel_size == 1:
-        return layer(x)
-    weight = layer.conv.weight.flatten(1, 3)
-    out = x.feats @ weight[:, 13].t()  # the voxel itself
-    for tap, (source, target) in enumerate(pairs(x.sites)):
-        if tap != 13 and len(source):
-            product = x.feats.index_select(0, source) @ weight[:, tap].t()
-            out.index_copy_(0, target, out.index_select(0, target) + product)
-    return x.replace(out + layer.conv.bias)
-
-
-def reference_mesh_cells(decoder: SLatMeshDecoder, x: SparseTensor) -> SparseTensor:
-    """See `SLatMeshDecoder.forward`: features are copied to the children before they are convolved."""
-    h = decoder.trunk(x)
-    for block in decoder.upsample:
-        h = _subdivide_block(block, h)
-    return h.replace(decoder.out_layer(h.feats.to(x.dtype)))
-
-
-def _subdivide_block(block: SparseSubdivideBlock3d, x: SparseTensor) -> SparseTensor:
-    divide = SparseSubdivide()
-    h, skip = divide(block.act_layers(x)), divide(x)
-    first, norm, activation, second = block.out_layers
-    h = convolution(second, activation(norm(convolution(first, h))))
-    skip = block.skip_connection(skip) if isinstance(block.skip_connection, SparseConv3d) else skip
-    return h.replace(h.feats + skip.feats)
-
-
-def dense_tables(coords: Tensor, feats: Tensor, resolution: int) -> dict[str, Tensor]:
-    """What the released extraction keeps for the whole lattice (trellis.md 6.5), of cells [N, 3], features [N, 101].
-
-    Returns:
-        values: [(R+1)^3, 10] mean raw attributes; positions: [(R+1)^3, 3]; weights: [R^3, 21]; inside: [R^3] number
-        of corners inside.
-    """
-    side, device = resolution + 1, coords.device
-    axis = torch.arange(2, device=device)
-    corners = torch.cartesian_prod(axis, axis, axis).flip(1)  # x fastest
-    strides = torch.tensor([side * side, side, 1], device=device)
-    index = ((coords.long()[:, None] + corners) * strides).sum(-1)
-    parts = [feats[:, :8, None], feats[:, 8:32].unflatten(1, (8, 3)), feats[:, 53:].unflatten(1, (8, 6))]
-    raw = torch.cat(parts, dim=-1).flatten(0, 1)
-    values = raw.new_zeros(side**3, 10).index_add_(0, index.flatten(), raw)
-    count = raw.new_zeros(side**3, 1).index_add_(0, index.flatten(), torch.ones_like(raw[:, :1]))
-    values = torch.where(count > 0, values / count.clamp(min=1), values)
-    values[:, 0] = torch.where(count[:, 0] > 0, values[:, 0] - 1 / resolution, 1.0)
-    grid = torch.arange(side, device=device)
-    lattice = torch.cartesian_prod(grid, grid, grid)
-    positions = lattice / resolution - 0.5 + torch.tanh(values[:, 1:4]) * (0.5 / resolution)
-    cells = torch.cartesian_prod(*[torch.arange(resolution, device=device)] * 3)
-    of_cells = ((cells[:, None] + corners) * strides).sum(-1)
-    inside = (values[:, 0][of_cells] < 0).sum(1)
-    weights = feats.new_zeros(resolution**3, 21)
-    weights[(coords.long() * torch.tensor([resolution**2, resolution, 1], device=device)).sum(-1)] = feats[:, 32:53]
-    return {"values": values, "positions": positions, "weights": weights, "inside": inside}
+def _rms_norm(norm: MultiHeadRMSNorm, x: Rows) -> Rows:
+    wide = x.to(torch.float32)
+    return (wide.replace(F.normalize(wide.feats, dim=-1)) * norm.gamma * norm.scale).to(x.feats.dtype)

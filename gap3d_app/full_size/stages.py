@@ -14,9 +14,18 @@ from gap3d_app.flow.graphs import GraphedFlow
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.full_size import flops
 from gap3d_app.full_size.measure import Measured, measure
-from gap3d_app.full_size.networks import COND_TOKENS, PROMPT_TOKENS, random_latent, random_network, shell
+from gap3d_app.full_size.networks import (
+    COND_TOKENS,
+    FLOW_SAMPLER,
+    PROMPT_TOKENS,
+    random_latent,
+    random_network,
+    shell,
+)  # fmt: skip
 from gap3d_app.full_size.reference_grid import ReferenceGrid
-from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables, reference_mesh_cells
+from gap3d_app.full_size.reference_mesh import ReferenceMeshCells, dense_tables
+from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow
+from gap3d_app.full_size.reference_structure import ReferenceStructureFlow
 from gap3d_app.geometry.flexicubes import extract
 from gap3d_app.models.acceleration import accelerated, plain
 from gap3d_app.models.grid_sampling import draw_grid_noise, grid_sampler
@@ -24,7 +33,7 @@ from gap3d_app.models.slat_vae import SparseTransformerBase
 from gap3d_app.models.structure_vae import SparseStructureDecoder
 from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.transformer import FeedForward
-from gap3d_app.sources.assemble import PRESET_SAMPLERS, PRESETS
+from gap3d_app.sources.assemble import GRID_SAMPLER, PRESET_SAMPLERS, PRESETS
 from gap3d_app.sparse.resample import pooled_sites, subdivided_sites
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 
@@ -36,14 +45,11 @@ RELEASED_MS = {
     "gaussians 20216": 17.0, "radiance 20216": 18.0, "mesh 8048": 54.0, "mesh 20216": 114.0,
 }  # fmt: skip
 
-SAMPLERS = {
-    "grid": grid_sampler(50, 3.0),
-    "structure": FlowSampler(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0),
-    "slat": FlowSampler(steps=25, cfg_strength=5.0, cfg_interval=(0.5, 1.0), rescale_t=3.0),
-}
+_FLOW = FlowSampler(**FLOW_SAMPLER["args"], **FLOW_SAMPLER["params"])
+SAMPLERS = {"grid": grid_sampler(**GRID_SAMPLER["params"]), "structure": _FLOW, "slat": _FLOW}
 _STEPS, _ALTERED = PRESETS["fast"], PRESET_SAMPLERS["fast"]
 FAST_SAMPLERS = {
-    "grid": grid_sampler(_STEPS["grid_steps"], 3.0, **_ALTERED["grid_sampler"]),
+    "grid": grid_sampler(**GRID_SAMPLER["params"] | {"steps": _STEPS["grid_steps"]}, **_ALTERED["grid_sampler"]),
     **{
         name: replace(SAMPLERS[name], steps=_STEPS[f"{name}_steps"], **_ALTERED[f"{name}_sampler"])
         for name in ("structure", "slat")
@@ -116,10 +122,8 @@ def structure_stages(results: Results, device: torch.device, runs: int) -> None:
     def sampling(model: Any, sampler: FlowSampler) -> Callable[[], Tensor]:
         return lambda: sampler.sample(model, noise, cond, torch.zeros_like(cond))
 
-    # A function of its own hides `prepare`: everything anew for every prediction, two passes a guided step.
-    reference = lambda x, t, c: flow(x, t, c)  # noqa: E731
     tokens = (config.resolution**3, COND_TOKENS)
-    _sampler_modes(results, "structure", flow, reference, sampling, count, tokens, runs)
+    _sampler_modes(results, "structure", flow, ReferenceStructureFlow(flow), sampling, count, tokens, runs)
     decoder = random_network("structure_decoder", device)
     latent = results.latents.get(("structure", REFERENCE), noise)
     tflop = flops.structure_decoder(decoder.config, config.resolution) / 1e12
@@ -176,11 +180,9 @@ def _sampler_modes(
     """All modes of one sampler; `sampling(model, sampler)` gives what runs it."""
     exact, fast = (samplers[stage.split()[0]] for samplers in (SAMPLERS, FAST_SAMPLERS))
     plain(flow)  # another number of voxels may have come before
-    as_released(flow, True)
     warm = sampling(reference, FlowSampler(**{**vars(exact), "steps": 2}))
     run, tflop = sampling(reference, exact), count.run(exact, False) / 1e12
     results.keep(stage, REFERENCE, results.add(stage, REFERENCE, run, tflop=tflop, runs=runs, warm=warm))
-    as_released(flow, False)
     tflop = count.run(exact, True) / 1e12
     results.keep(stage, PLAIN, results.add(stage, PLAIN, sampling(flow, exact), tflop=tflop, runs=1))
     accelerated(flow, *tokens, graphs=False)
@@ -238,8 +240,10 @@ def _mesh_decoder(results: Results, stage: str, decoder: nn.Module, coords: Tens
     trunk += 2 * rows[1] * widths[-1] * decoder.out_channels
     del counted, middle
 
+    released = ReferenceMeshCells(decoder)
+
     def reference() -> Any:
-        cells = reference_mesh_cells(decoder, SparseTensor(latent.feats, coords))
+        cells = released(SparseTensor(latent.feats, coords))
         tables = dense_tables(cells.coords[:, 1:], cells.feats, resolution)
         return extract(cells.coords[:, 1:], cells.feats, resolution), tables
 

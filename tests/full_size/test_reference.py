@@ -8,7 +8,10 @@ from gap3d_app.full_size import bench, flops
 from gap3d_app.full_size.measure import Measured
 from gap3d_app.full_size.networks import COND_TOKENS, CONFIGS, FILES, PROMPT_TOKENS, random_latent, randomize, shell
 from gap3d_app.full_size.reference_grid import ReferenceGrid
-from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow, dense_tables, reference_mesh_cells
+from gap3d_app.full_size.reference_mesh import ReferenceMeshCells, dense_tables
+from gap3d_app.full_size.reference_rows import Rows, convolution
+from gap3d_app.full_size.reference_sparse import ReferenceSLatFlow
+from gap3d_app.full_size.reference_structure import ReferenceStructureFlow
 from gap3d_app.full_size.stages import OURS, PLAIN, REFERENCE, SAMPLERS, Results, as_released
 from gap3d_app.geometry.flexicubes import average_corners
 from gap3d_app.models import slat_vae
@@ -16,7 +19,9 @@ from gap3d_app.models.checkpoint import build_model, read_config
 from gap3d_app.models.decoders import SLatMeshDecoder
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
+from gap3d_app.models.structure_flow import SparseStructureFlowModel
 from gap3d_app.nn import attention
+from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.tensor import Sites, SparseTensor
 from tests.models.test_fast_paths import SIZES
 from tests.models.test_grid_dit import TINY, random_state
@@ -39,16 +44,54 @@ def test_grid() -> None:
         torch.testing.assert_close(slow, fast, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("share_mod", [False, True])
 @torch.no_grad()
-def test_structured_latent(varlen_on_cpu) -> None:
+def test_structure(share_mod) -> None:
+    torch.manual_seed(0)
+    flow = SparseStructureFlowModel.from_args(resolution=4, patch_size=2, **SIZES | {"share_mod": share_mod})
+    randomize(flow)
+    x, cond = torch.randn(2, flow.config.in_channels, 4, 4, 4), torch.randn(2, 7, 24)
+    t = torch.tensor([800.0, 100.0])
+    torch.testing.assert_close(ReferenceStructureFlow(flow)(x, t, cond), flow(x, t, cond), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norms", [True, False])
+@torch.no_grad()
+def test_structured_latent(varlen_on_cpu, norms) -> None:
+    torch.manual_seed(0)
+    sizes = SIZES | {"qk_rms_norm": norms, "qk_rms_norm_cross": norms, "share_mod": norms}
+    flow = SLatFlowModel.from_args(resolution=8, patch_size=2, io_block_channels=[16], **sizes)
+    randomize(flow)
+    x = SparseTensor.batched([random_latent(shell(number, CPU, resolution=8)) for number in (150, 60)])
+    cond = torch.randn(2, 7, 24)
+    for t in (torch.tensor([800.0, 300.0]), torch.tensor([100.0, 900.0])):
+        slow, fast = ReferenceSLatFlow(flow)(x, t, cond), flow(x, t, cond)
+        torch.testing.assert_close(slow.feats, fast.feats, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.no_grad()
+def test_convolutions_are_those_of_spconv() -> None:
+    """On the card the reference's convolutions are spconv's, with and without a kept rulebook, and agree with ours."""
+    spconv = pytest.importorskip("spconv.pytorch", reason="spconv is not installed")
     torch.manual_seed(0)
     sizes = SIZES | {"qk_rms_norm_cross": False}
     flow = SLatFlowModel.from_args(resolution=8, patch_size=2, io_block_channels=[16], **sizes)
     randomize(flow)
-    x, cond = random_latent(shell(150, CPU, resolution=8)), torch.randn(1, 7, 24)
-    for t in (torch.tensor([800.0]), torch.tensor([100.0])):
-        slow, fast = ReferenceSLatFlow(flow)(x, t, cond), flow(x, t, cond)
-        torch.testing.assert_close(slow.feats, fast.feats, rtol=1e-4, atol=1e-5)
+    flow = flow.to("cuda").to_torso_dtype(torch.float16)
+    reference = ReferenceSLatFlow(flow)
+    coords = shell(150, torch.device("cuda"), resolution=8)
+    x, cond, t = random_latent(coords), torch.randn(1, 7, 24).cuda(), torch.tensor([800.0]).cuda()
+    slow, fast = reference(x, t, cond).feats, flow(x, t, cond).feats
+    assert isinstance(Rows.placed(x.feats, x.coords).data, spconv.SparseConvTensor)
+    assert (slow - fast).norm() < 1e-2 * fast.norm()
+    layer = SparseConv3d(16, 16).cuda()
+    rows = Rows.placed(torch.randn(150, 16).cuda(), coords)
+    for key in (None, "kept"):
+        found = convolution(layer, key)(rows)
+        torch.testing.assert_close(found.feats, layer(SparseTensor(rows.feats, coords)).feats, rtol=1e-3, atol=1e-3)
+        assert list(found.data.indice_dict) == ([key] if key else [])
 
 
 @torch.no_grad()
@@ -60,7 +103,7 @@ def test_mesh_cells_and_dense_tables() -> None:
     )  # fmt: skip
     randomize(decoder)
     x = random_latent(shell(20, CPU, resolution=4))
-    slow, fast = reference_mesh_cells(decoder, x), decoder(SparseTensor(x.feats, x.coords))
+    slow, fast = ReferenceMeshCells(decoder)(x), decoder(SparseTensor(x.feats, x.coords))
     torch.testing.assert_close(slow.feats, fast.feats, rtol=1e-4, atol=1e-5)
     tables = dense_tables(fast.coords[:, 1:], fast.feats, 16)
     coords, values = average_corners(fast.coords[:, 1:], fast.feats, 16)
