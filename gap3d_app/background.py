@@ -101,8 +101,8 @@ def cut_out(image: Image.Image, method: str = "auto", exact: bool = False) -> Cu
 
 
 _NO_MASK = {
-    "border": "The picture's border is not of one colour",
-    "u2net": "The model u2net.onnx is not installed here",
+    "border": "The picture's border is not of one colour, or what it surrounds is too small or too large",
+    "u2net": "The model u2net.onnx (or onnxruntime) is not installed here, or it found no object",
 }
 
 

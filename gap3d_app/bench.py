@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gap3d_app.errors import GenerationError
+from gap3d_app.estimate import cores
 from gap3d_app.pipeline import STAGES, Gap3DPipeline
 
 _MEASURE = """
@@ -34,7 +35,7 @@ print(json.dumps({"code": code, "seconds": seconds, "processor_seconds": process
 
 
 def bench(
-    pipeline: Gap3DPipeline, prompt: str, given: dict[str, Any], runs: int, weights: str
+    pipeline: Gap3DPipeline, prompt: str, given: dict[str, Any], runs: int, weights: str, flags: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Measure.
 
@@ -44,6 +45,7 @@ def bench(
         given: settings that differ from the preset's.
         runs: warm runs after one that is not counted.
         weights: name or folder for the cold process.
+        flags: further ones of the cold process, so that it runs as `pipeline` does.
 
     Returns:
         cold and warm wall seconds from prompt to GLB file (cold counts the interpreter, imports and loading) and the
@@ -51,7 +53,7 @@ def bench(
         warm runs, peak memory in MB of the cold process, and the machine.
     """
     with tempfile.TemporaryDirectory() as folder:
-        cold = _cold(prompt, given, weights, Path(folder) / "cold.glb", pipeline.device.type)
+        cold = _cold(prompt, given, weights, Path(folder) / "cold.glb", ["--device", pipeline.device.type, *flags])
         settings = pipeline.settings(**given, formats=["glb"])
         rows = []
         for number in range(runs + 1):
@@ -75,7 +77,7 @@ def bench(
         "machine": {
             "device": pipeline.device.type,
             "dtype": str(pipeline.dtype).removeprefix("torch."),
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "threads": torch.get_num_threads(),
             "processor": platform.machine(),
             "torch": torch.__version__,
@@ -97,10 +99,10 @@ def table(figures: dict[str, Any]) -> str:
     )
 
 
-def _cold(prompt: str, given: dict[str, Any], weights: str, path: Path, device: str) -> dict[str, Any]:
-    flags = [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), str(value))]
+def _cold(prompt: str, given: dict[str, Any], weights: str, path: Path, flags: Sequence[str]) -> dict[str, Any]:
+    settings = [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), str(value))]
     command = [sys.executable, "-m", "gap3d_app", "generate", "-o", str(path), "--quiet", "--weights", weights]
-    command += ["--device", device, *flags, "--", prompt]
+    command += [*flags, *settings, "--", prompt]
     # A process of its own in between, so that its children's peak memory is that of the measured one alone.
     done = subprocess.run([sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True, check=False)
     result = json.loads(done.stdout) if done.returncode == 0 else {"code": done.returncode}

@@ -298,8 +298,8 @@ def _progress(settings: Settings, files: int, quiet: bool) -> Iterator[Any]:
 
 
 def _app(options: argparse.Namespace) -> int:
-    if not 0 <= options.port <= 65535:
-        raise InputError(f"The port is {options.port}; it must be from 0 to 65535.")
+    if not 1 <= options.port <= 65535:
+        raise InputError(f"The port is {options.port}; it must be from 1 to 65535.")
     from gap3d_app.ui import launch
 
     launch(
@@ -317,7 +317,8 @@ def _bench(options: argparse.Namespace) -> int:
     from gap3d_app.bench import bench, table
 
     pipeline = _load(options, compile=True)  # as the page does: warm runs are what counts
-    figures = bench(pipeline, options.prompt, _given_settings(options), options.runs, options.weights)
+    given, more = _given_settings(options), ["--low-vram"] if options.low_vram else []
+    figures = bench(pipeline, options.prompt, given, options.runs, options.weights, more)
     print(json.dumps(figures, indent=2) if options.json else table(figures))
     return 0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gap3d_app import __version__, hub
+from gap3d_app.estimate import cores
 from gap3d_app.modes import LARGEST_WHOLE, LOW_VRAM, WORKING_SET
 from gap3d_app.sources import catalog, store
 from gap3d_app.sources.catalog import human
@@ -102,13 +103,12 @@ def _size(number: int | None) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory, free = _memory()
     folder = store.cache_dir()
     while not folder.exists():
         folder = folder.parent
     return {
-        "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "cores": cores,
+        "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "cores": cores(),
         "memory": memory, "memory_free": free, "disk_free": shutil.disk_usage(folder).free,
     }  # fmt: skip
 

@@ -87,4 +87,9 @@ class Estimate:
         if self.device == "cuda":
             return 1.0
         full = max(self.sizes.values(), default=0) > FULL_SIZE_BYTES
-        return 2 / (os.cpu_count() or 2) * (FULL_SIZE_FACTOR if full else 1)
+        return 2 / cores() * (FULL_SIZE_FACTOR if full else 1)
+
+
+def cores() -> int:
+    """Processor cores that this process may use; a container's are fewer than its machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -55,11 +55,11 @@ class Residency:
             return
         self.present.append(name)
         if byte_size(network) <= self.largest_whole:
-            self._away.append(self._visit(network))
+            self._away.append(_Visit(self, network))
             return
         blocks = [block for part in network.modules() if isinstance(part, nn.ModuleList) for block in part]
         inside = {id(tensor) for block in blocks for _, _, tensor in _slots(block)}
-        self._away.append(self._visit(network, without=inside))
+        self._away.append(_Visit(self, network, without=inside))
         for block in blocks:
             self._away.append(_BlockVisits(self, block))
 
@@ -81,9 +81,6 @@ class Residency:
             torch.cuda.empty_cache()
         return True
 
-    def _visit(self, network: nn.Module, without: set[int] = frozenset()) -> _Visit:
-        return _Visit(self, network, without)
-
 
 class _Visit:
     """A network's tensors on the device; the host's own are kept, so that going home copies nothing."""
@@ -93,10 +90,12 @@ class _Visit:
         stay = {id(m.weight) for m in network.modules() if isinstance(m, TokenEmbedding)} | without
         self.slots = [slot for slot in _slots(network) if id(slot[2]) not in stay]
         copies: dict[int, Tensor] = {}  # tied weights are one tensor in two places
-        for store, key, tensor in self.slots:
+        for _, _, tensor in self.slots:
             if id(tensor) not in copies:
                 moved = tensor.detach().to(residency.device)
                 copies[id(tensor)] = nn.Parameter(moved, False) if isinstance(tensor, nn.Parameter) else moved
+        # Only now, so that nothing stays on the device when memory runs out half way.
+        for store, key, tensor in self.slots:
             store[key] = copies[id(tensor)]
         self.bytes = sum(tensor.nbytes for tensor in copies.values())
         residency.used += self.bytes

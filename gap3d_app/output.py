@@ -11,6 +11,10 @@ from pathlib import Path
 from gap3d_app.errors import OutputError
 from gap3d_app.settings import FORMATS
 
+# There is no way to read the mask without setting it, which must not happen while others write.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 NEEDED_BYTES = 64 * 2**20
 """Free space asked for before a run: a GLB with its texture, a PLY and a turntable fit into it."""
 
@@ -73,7 +77,7 @@ def write_atomic(path: str | os.PathLike, content: bytes | Callable[[Path], obje
                 file.write(content)
         if callable(content):
             content(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, target)
         temporary = None
     except OSError as error:
@@ -89,13 +93,6 @@ def _check_place(path: Path) -> None:
         raise OutputError(f"The folder {str(path.parent)!r} of the output does not exist; make it first.")
     if path.is_dir():
         raise OutputError(f"The output {str(path)!r} is a folder; give the name of a file.")
-
-
-def _umask() -> int:
-    # There is no way to read the mask without setting it.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _unwritable(path: Path, error: Exception) -> OutputError:

@@ -24,6 +24,7 @@ from gap3d_app import hub, memory, stages
 from gap3d_app.asset import Asset
 from gap3d_app.errors import Cancelled, GenerationError, WeightsError
 from gap3d_app.fast_flows import FastFlows
+from gap3d_app.kernels import fast_dtype
 from gap3d_app.memory import Residency, choose
 from gap3d_app.models.checkpoint import load_model, weight_files
 from gap3d_app.modes import RESIDENT
@@ -140,12 +141,12 @@ class Gap3DPipeline:
             from gap3d_app.sources.assemble import assemble
 
             parts = assemble(name_or_dir)
-            pipeline = cls(parts.folder, parts.args, parts.fingerprint, device, _fast_dtype(device, dtype))
+            pipeline = cls(parts.folder, parts.args, parts.fingerprint, device, fast_dtype(device, dtype))
             pipeline.name = parts.name
         else:
             folder = hub.resolve(name_or_dir)
             weights_hash = hub.verify(folder)
-            pipeline = cls(folder, hub.read_pipeline(folder), weights_hash, device, _fast_dtype(device, dtype))
+            pipeline = cls(folder, hub.read_pipeline(folder), weights_hash, device, fast_dtype(device, dtype))
         pipeline.memory = Residency(device, choose(memory, device, pipeline.sizes))
         pipeline.flows.compile = compile
         return pipeline
@@ -201,8 +202,7 @@ class Gap3DPipeline:
             OutOfMemory: the device's memory is too small even in low-vram mode.
             Cancelled: `cancel` said so.
         """
-        if not isinstance(prompt, Prompt):
-            prompt = Prompt.read(prompt, image, **more)
+        prompt = Prompt.given(prompt, image, **more)
         run = Run(prompt, settings or self.settings(prompt))
         while not _MODEL_LOCK.acquire(timeout=0.1):
             _stop_if(cancel)
@@ -231,13 +231,14 @@ class Gap3DPipeline:
                 exact_preprocessing, mesh.
         """
         more = {name: raw.pop(name) for name in PROMPT_OPTIONS if name in raw}
-        if not isinstance(prompt, Prompt):
-            prompt = Prompt.read(prompt, image, **more)
+        prompt = Prompt.given(prompt, image, **more)
         for event in self.stages(prompt, settings=self._settings(settings, prompt, raw)):
             last = event
         return last.preview
 
-    def variant(self, mesh: Mesh | str | Path, prompt: str | None = None, image: Any = None, **raw: Any) -> Asset:
+    def variant(
+        self, mesh: Mesh | str | Path, prompt: str | Prompt | None = None, image: Any = None, **raw: Any
+    ) -> Asset:
         """A new surface and new colours on the voxels of a given shape (trellis.md section 1.9).
 
         Args:
@@ -250,6 +251,8 @@ class Gap3DPipeline:
         from gap3d_app.geometry.mesh_reader import read_mesh
 
         mesh = mesh if isinstance(mesh, Mesh) else read_mesh(mesh)
+        if isinstance(prompt, Prompt):
+            return self(replace(prompt, mesh=mesh), image, **raw)
         return self(prompt, image, mesh=mesh, **raw)
 
     def batch(
@@ -268,7 +271,7 @@ class Gap3DPipeline:
             place of an asset that could not be made, the error that the call would raise.
         """
         spec = Settings.specs()["seed"]
-        asked = [prompt if isinstance(prompt, Prompt) else Prompt.read(prompt) for prompt in prompts]
+        asked = [Prompt.given(prompt) for prompt in prompts]
         runs = [Run(prompt, self._settings(settings, prompt, raw)) for prompt in asked]
         seeds = [run.settings.seed for run in runs] if seeds is None else seeds
         for run, seed in zip(runs, seeds, strict=True):
@@ -378,19 +381,6 @@ class Gap3DPipeline:
                 model.tokenizer = PromptTokenizer.from_file(path, model.config)
             self._parts[name] = self.memory.settle(model.requires_grad_(False))
         return self._parts[name]
-
-
-def _fast_dtype(device: torch.device, dtype: Any) -> torch.dtype:
-    """bfloat16 on CUDA and on processors with bfloat16 instructions; others run it ten times slower."""
-    if dtype != "auto":
-        return getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if device.type == "cuda":
-        return torch.bfloat16
-    if device.type == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        if any(getattr(torch.cpu, check, bool)() for check in checks):
-            return torch.bfloat16
-    return torch.float32
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -93,6 +93,19 @@ class Prompt:
 
         return cls(cleaned, tuple(cut(one) for one in images), multi_image, mesh)
 
+    @classmethod
+    def given(cls, prompt: str | Prompt | None, image: Any = None, **more: Any) -> Prompt:
+        """A whole Prompt as it is, or what `read` makes of the parts.
+
+        Raises:
+            TypeError: a whole Prompt, and parts beside it.
+        """
+        if not isinstance(prompt, Prompt):
+            return cls.read(prompt, image, **more)
+        if image is not None or more:
+            raise TypeError("a Prompt holds its pictures and options already; give those to Prompt.read")
+        return prompt
+
 
 def clean_text(text: str | None) -> str:
     """The text on one line, in NFC, without control characters, invisible marks and lone surrogates.

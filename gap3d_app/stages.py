@@ -202,6 +202,8 @@ def structure_stage(networks: Networks, runs: list[Run]) -> Steps:
 
 
 def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
+    from gap3d_app.models.structure_flow import occupied_coords
+
     flow, decoder = networks.part(runs[0].route + "structure_flow"), networks.part("structure_decoder")
     _check_fit(runs[0], flow, "structure_flow")
     sampler, (cond, null) = _flow_sampler(networks, "structure", runs[0]), _followed(runs)
@@ -221,9 +223,9 @@ def _sample_structures(networks: Networks, runs: list[Run]) -> Steps:
             if event.step < sampler.steps:
                 yield event.step, sampler.steps
         for i, logits in zip(rows, decoder(event.state), strict=True):
-            coords = torch.argwhere(logits[0] > threshold).int()
+            coords = occupied_coords(logits[None], threshold)
             if _check_finite(runs[i], logits, "structure") and len(coords):
-                runs[i].occupancy = Occupancy(F.pad(coords, (1, 0)), logits.shape[-1])
+                runs[i].occupancy = Occupancy(coords, logits.shape[-1])
     for run in runs:
         if run.occupancy is None and run.failure is None:
             run.failure = GenerationError(

@@ -10,6 +10,7 @@ settings come from train/configs/mini/pipeline.yaml.
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -41,10 +42,23 @@ SERVED = [role for role in PARTS if role not in ("structure_encoder", "slat_enco
 
 
 def export(runs: Path, out: Path, settings: Path) -> None:
-    """Write the weights folder; files that other steps put there (card, pictures) are kept."""
+    """Write the weights folder; files that other steps put there (card, pictures) are kept.
+
+    What was there is replaced when all of the new is ready.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for old in {*out.glob("*.safetensors*"), *out.glob("*.json")}:
-        old.unlink()
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+        made = Path(folder)
+        _write(runs, made, settings)
+        for old in {*out.glob("*.safetensors*"), *out.glob("*.json")}:
+            old.unlink()
+        for file in made.iterdir():
+            file.replace(out / file.name)
+    total = sum(f.stat().st_size for f in out.iterdir())
+    print(f"{out}: {total / 1e6:.1f} MB in {len(list(out.iterdir()))} files")
+
+
+def _write(runs: Path, out: Path, settings: Path) -> None:
     for role, run in PARTS.items():
         model = load_model(runs / run / "model" / role)
         save_model(model, out / role, dtype=torch.bfloat16, int8=role in INT8)
@@ -62,8 +76,6 @@ def export(runs: Path, out: Path, settings: Path) -> None:
     text = json.dumps({"name": "Gap3DPipeline", "args": args}, indent=2) + "\n"
     (out / hub.PIPELINE).write_text(text)
     hub.write_manifest(out)
-    total = sum(f.stat().st_size for f in out.iterdir())
-    print(f"{out}: {total / 1e6:.1f} MB in {len(list(out.iterdir()))} files")
 
 
 def main() -> None:

@@ -42,8 +42,8 @@ class LoopConfig:
 
     steps, batch_size (samples per process and step), lr (peak, AdamW), muon_lr (peak, matrices of blocks; 0
     leaves them to AdamW), warmup (steps), lr_floor (fraction of the peak at the end), weight_decay,
-    clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is never, otherwise also
-    at the end), seed, compile (regional torch.compile on CUDA), minutes (wall time of the whole stage, resumed
+    clip (gradient norm), ema (decay), log_every / sample_every / save_every (steps; 0 is only at the end, and no
+    samples then either), seed, compile (regional torch.compile on CUDA), minutes (wall time of the whole stage, resumed
     runs included: it ends and the learning rate has come down when either `steps` or `minutes` is reached; 0 is
     no limit), profile (steps to measure, see train/profiling.py), init (trained network of the stage -> saved
     network to start from, such as `encoder: weights/gap3d-mini/image_encoder`; a checkpoint of the run wins), keep
@@ -220,6 +220,7 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
     costs = StepProfile(out / "profile.txt", cfg.profile if main else 0, device)
     bar = tqdm(total=cfg.steps, initial=step, desc=out.name, disable=not main, mininterval=5.0)
     start = mark = time.perf_counter()
+    logged = step
     metrics: dict[str, Tensor] = {}
     last: dict[str, float] = {}
     out_of_time, left_out, following, drawn = False, 0, None, generator.clone_state()
@@ -253,11 +254,15 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         costs.step_ended()
         step += 1
         bar.update()
-        if main and (step % cfg.log_every == 0 or step == cfg.steps):
+        out_of_time = bool(cfg.minutes) and spent + time.perf_counter() - start > cfg.minutes * 60
+        if accelerator.num_processes > 1:  # clocks differ; all processes must leave after the same step
+            out_of_time = bool(broadcast(torch.tensor(out_of_time, device=device)))
+        ends = out_of_time or step == cfg.steps
+        if main and (ends or (cfg.log_every and step % cfg.log_every == 0)):
             now = time.perf_counter()
             last = {k: float(v) for k, v in {"loss": loss.detach(), "grad_norm": norm, **metrics}.items()}
-            rate = {"samples_per_second": cfg.batch_size * cfg.log_every / (now - mark)}
-            mark = now
+            rate = {"samples_per_second": cfg.batch_size * (step - logged) / (now - mark)}
+            mark, logged = now, step
             logger.write(step, {**last, **rate, "seconds": spent + now - start})
             bar.set_postfix({k: f"{v:.4g}" for k, v in list(last.items())[:3]})
             if not math.isfinite(last["loss"]):
@@ -267,9 +272,6 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         if main and cfg.save_every and step % cfg.save_every == 0:
             seconds = spent + time.perf_counter() - start
             save_checkpoint(checkpoint, step, params, ema, optimizers, drawn, seconds)
-        out_of_time = bool(cfg.minutes) and spent + time.perf_counter() - start > cfg.minutes * 60
-        if accelerator.num_processes > 1:  # clocks differ; all processes must leave after the same step
-            out_of_time = bool(broadcast(torch.tensor(out_of_time, device=device)))
     bar.close()
     if main:
         save_checkpoint(

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from train.checkpoints import find_checkpoint
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -134,7 +136,7 @@ def run_stages(stages: list[str], gpus: int, overrides: list[str]) -> None:
             print(f"{stage}: started" + (f" on GPU {gpu}" if gpus else ""), flush=True)
         for stage, (process, begin) in list(processes.items()):
             if (code := process.poll()) is not None:
-                schedule.end(stage, code, resumable=Path(f"runs/{stage}/checkpoint").is_dir())
+                schedule.end(stage, code, resumable=find_checkpoint(Path(f"runs/{stage}/checkpoint")) is not None)
                 del processes[stage]
                 print(f"{stage}: exit {code} after {time.time() - begin:.0f} s", flush=True)
                 if code:

@@ -8,7 +8,6 @@ libraries use.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +143,6 @@ def load_model(
     stem: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-    only: Iterable[str] | None = None,
 ) -> nn.Module:
     """Build a network without initial values and give it the weights of its files; evaluation mode.
 
@@ -152,7 +150,6 @@ def load_model(
         stem: path without the `.json` and `.safetensors` endings.
         device: where the weights go.
         dtype: dtype of the torso's matrices (trellis.md 2.7); float32 when None, whatever the file holds.
-        only: names of sub-modules to keep; the others are dropped (encoder-only use and the like).
 
     Raises:
         WeightsError: files are missing or damaged, or keys or shapes do not fit the configuration.
@@ -161,11 +158,6 @@ def load_model(
     with _NoInitialValues():
         model = build_model(name, args)
     state = load_state(stem, device)
-    if only is not None:
-        kept = tuple(only)
-        for child in [key for key, _ in model.named_children() if key not in kept]:
-            delattr(model, child)
-        state = {key: value for key, value in state.items() if key.split(".")[0] in kept}
     assign_state(model, state, Path(stem).name)
     if dtype is not None and isinstance(model, TorsoModule):
         model.to_torso_dtype(dtype)

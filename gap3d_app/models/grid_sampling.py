@@ -39,20 +39,17 @@ def draw_grid_noise(
     return GridState(*(x.to(device) for x in draw))
 
 
-def sample_grid(
-    dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None
-) -> Iterator[SamplerStep]:
+def sample_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler) -> Iterator[SamplerStep]:
     """Yield after every step; `state` and `x_0` of the events are `GridState`s.
 
     dit: the network, or a `GraphedFlow` of it; cond ``[B, L, D]`` from the prompt encoder (the unconditional
     branch is zeros of it); noise: `GridState` of batch B. What the state does not change is computed before the
     first step. A network in half precision computes in it; the state stays in the dtype of the noise.
     """
-    sampler = sampler or grid_sampler()
     yield from sampler.run(dit, noise, cond, torch.zeros_like(cond))
 
 
-def generate_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler | None = None) -> Tensor:
+def generate_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler) -> Tensor:
     """The finished token sequence ``[B, 1 + R + H*W, C]`` of `sample_grid`."""
     state = noise
     for event in sample_grid(dit, cond, noise, sampler):

@@ -103,7 +103,19 @@ class PromptTokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path, config) -> "PromptTokenizer":
-        return cls(Path(path).read_text(encoding="utf-8"), config)
+        """From a tokenizer.json.
+
+        Raises:
+            WeightsError: the file is missing, is no tokenizer, or is that of another model.
+        """
+        path = Path(path)
+        try:
+            return cls(path.read_text(encoding="utf-8"), config)
+        except WeightsError:
+            raise
+        except Exception as error:  # the library raises plain Exception for a file it cannot use
+            name = f"{path.name!r} of {path.parent.name!r}"
+            raise WeightsError(f"The tokenizer {name} cannot be used: {error}; get the weights again.") from None
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text; special tokens in it are text too."""

@@ -139,9 +139,6 @@ class SLatEncoder(SparseTransformerBase):
         """Mean and log-variance, each [T, latent_channels]."""
         return self.head(self.trunk(x), x.dtype).feats.chunk(2, dim=-1)
 
-    def forward(self, x: SparseTensor, sample_posterior: bool = False) -> SparseTensor:
-        """The posterior's mean, or a sample of it."""
-        mean, logvar = self.posterior(x)
-        if sample_posterior:
-            mean = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-        return x.replace(mean)
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """The posterior's mean."""
+        return x.replace(self.posterior(x)[0])

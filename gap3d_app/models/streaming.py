@@ -73,7 +73,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     the only safetensors file (gap3d.md 10.2).
 
     Raises:
-        WeightsError: there is none, a shard is missing, or the index is damaged.
+        WeightsError: there is none, there are several, a shard is missing, or the index is damaged.
     """
     single, index = folder / "model.safetensors", folder / ("model" + INDEX_ENDING)
     if single.is_file():
@@ -88,7 +88,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
         if missing:
             raise WeightsError(f"The shard {missing[0]!r} of {folder.name!r} is missing; get the folder again.")
         return files
-    files = sorted(folder.glob("model-*-of-*.safetensors")) or sorted(folder.glob("*.safetensors"))[:1]
+    files = sorted(folder.glob("model-*-of-*.safetensors"))
+    if not files and len(files := sorted(folder.glob("*.safetensors"))) > 1:
+        names = ", ".join(file.name for file in files[:3])
+        raise WeightsError(
+            f"The folder {folder.name!r} holds several safetensors files ({names}) and no index that says which of "
+            "them make the model; name the right one model.safetensors."
+        )
     if not files:
         raise WeightsError(f"The folder {folder.name!r} holds no safetensors file (pickled ones are not read).")
     return files

@@ -118,6 +118,6 @@ def unpatchify(tokens: Tensor, patch: int, grid: int) -> Tensor:
     return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(batch, -1, *[grid * patch] * 3)
 
 
-def occupied_coords(logits: Tensor) -> Tensor:
-    """Voxels with a positive logit: [B, 1, X, Y, Z] -> [V, 4] int32 (batch, x, y, z), sorted."""
-    return torch.argwhere(logits[:, 0] > 0).int()
+def occupied_coords(logits: Tensor, threshold: float = 0.0) -> Tensor:
+    """Voxels with a logit over the threshold: [B, 1, X, Y, Z] -> [V, 4] int32 (batch, x, y, z), sorted."""
+    return torch.argwhere(logits[:, 0] > threshold).int()

@@ -128,12 +128,9 @@ class SparseStructureEncoder(_StructureCoder):
         h = self.middle_block(h)
         return self._out(h, x.dtype).chunk(2, dim=1)
 
-    def forward(self, x: Tensor, sample_posterior: bool = False) -> Tensor:
-        """The posterior's mean, or a sample of it."""
-        mean, logvar = self.posterior(x)
-        if sample_posterior:
-            return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-        return mean
+    def forward(self, x: Tensor) -> Tensor:
+        """The posterior's mean."""
+        return self.posterior(x)[0]
 
 
 class SparseStructureDecoder(_StructureCoder):

@@ -124,7 +124,7 @@ class Handlers:
     def cost(self, *values: Any) -> dict:
         """What a run with these inputs would take, in words; empty where they cannot be used."""
         given, parts = self._named(values), self.parts
-        words, picture = bool(_text_of(given["prompt"])), given["picture"] is not None
+        words, picture = bool(_text_of(given["prompt"])), given["picture"] is not None or bool(given["views"])
         settings = runs.given({name: given[name] for name in parts.settings if name != "seed"})
         words, shape = words or not picture, given["mesh"] is not None
         try:

@@ -237,7 +237,8 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
     parts.model.input(
         handlers.choose, parts.model, parts.depending, api_name="page_choose", queue=False, **HIDDEN
     )
-    counted = [parts.model, parts.preset, parts.picture, parts.mesh, *(parts.advanced[name] for name in COUNTED)]
+    counted = [parts.model, parts.preset, parts.picture, parts.views, parts.mesh]
+    counted += [parts.advanced[name] for name in COUNTED]
     cost = dict(fn=handlers.cost, inputs=parts.inputs, outputs=parts.cost, queue=False, **HIDDEN)
     triggers = [part.change for part in counted]
     gr.on(triggers, api_name="page_cost", trigger_mode="always_last", **cost)

@@ -79,7 +79,8 @@ class Shelf:
         route = route_of(offer, words and not picture)
         stages = [stage for stage in STEPPED if not (stage == "grid" and (route or not words))]
         roles = {route + STEPPED[stage] for stage in stages if not (stage == "structure" and shape)}
-        pipeline = self._loaders[key].pipeline if key in self._loaders else None
+        loader = self._loaders.get(key)  # another thread may put other weights in its place
+        pipeline = None if loader is None else loader.pipeline
         if pipeline is not None:
             return pipeline.will_compile(roles)
         return self.compiled and any(offer.sizes.get(role, 0) >= WORTH_COMPILING for role in roles)

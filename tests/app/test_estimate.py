@@ -13,7 +13,7 @@ STANDARD = Settings(grid_steps=6, structure_steps=10, slat_steps=6)
 
 def test_the_guess_is_near_what_was_measured(monkeypatch):
     """docs/performance.md: about 5.5 s for gap3d-mini on two cores; the released code, 6.5 s of networks on a GPU."""
-    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(estimate, "cores", lambda: 2)
     assert 3 < sum(Estimate("cpu", MINI).seconds(STANDARD).values()) < 9
     found = Estimate("cuda", LARGE).seconds(Settings(grid_steps=50, structure_steps=25, slat_steps=25))
     assert 4 < found["grid"] + found["structure"] + found["slat"] < 13

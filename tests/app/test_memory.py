@@ -101,6 +101,28 @@ def test_a_large_network_comes_block_by_block():
     assert tower(torch.ones(1, 4)).device.type == "cpu" and residency.used == 0
 
 
+@pytest.mark.parametrize("largest_whole", [1000, 100])
+def test_memory_that_runs_out_half_way_leaves_nothing_behind(monkeypatch, largest_whole):
+    """Of a network that comes whole, and of what comes whole of a large one."""
+    tower = Tower()
+    residency = Residency(META, LOW_VRAM, largest_whole=largest_whole)
+    moved, move = [], torch.Tensor.to
+
+    def full(tensor, *args, **kwargs):
+        moved.append(tensor)
+        if len(moved) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return move(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        residency.bring("tower", tower)
+        tower.layers[0](torch.ones(1, 4, device=META))
+    assert len(moved) == 2
+    residency.send_home()
+    assert devices(tower) == {"cpu"} and residency.used == 0
+
+
 def test_every_block_of_the_language_model_comes_by_itself(low, monkeypatch):
     """Text and pictures, with a limit under which the network counts as large."""
     low.memory.largest_whole = 1000

@@ -355,8 +355,13 @@ def test_a_variant_keeps_the_voxels(tiny_pipeline, picture, tmp_path):
     assert not any(torch.allclose(feats[0], other, atol=1e-4) for other in feats[1:])
     batch = tiny_pipeline.batch([Prompt.read("a red ring", mesh=shape), "a chair"], **FAST)
     assert torch.equal(batch[0].occupancy.coords[:, 1:], voxelize(shape, 8))
+    whole = Prompt.read("a red ring")
+    assert torch.equal(tiny_pipeline.variant(path, whole, **FAST).mesh.vertices, made[0].mesh.vertices)
     with pytest.raises(InputError, match="give a prompt, a picture"):
         tiny_pipeline.variant(shape)
+    for given in (dict(image=picture), dict(multi_image="multidiffusion")):
+        with pytest.raises(TypeError, match="a Prompt holds its pictures"):
+            tiny_pipeline(whole, **given, **FAST)
 
 
 def test_seeds_reach_every_stage(tiny_pipeline, monkeypatch):

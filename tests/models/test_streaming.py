@@ -102,6 +102,13 @@ def test_files_of_a_folder(tmp_path):
     with pytest.raises(WeightsError, match="damaged"):
         checkpoint_files(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
+    two = tmp_path / "two"
+    two.mkdir()
+    (two / "a.safetensors").touch()
+    assert checkpoint_files(two) == [two / "a.safetensors"]
+    (two / "b.safetensors").touch()
+    with pytest.raises(WeightsError, match="several safetensors files .a.safetensors, b.safetensors."):
+        checkpoint_files(two)
     assert len(checkpoint_files(tmp_path)) == 2
     content = (tmp_path / "model-00001-of-00002.safetensors").read_bytes()
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(content[:-4])

@@ -213,6 +213,15 @@ def test_tokenizer_of_another_model_is_refused(encoder: PromptEncoder, tokenizer
         PromptTokenizer(tokenizer_json, PromptEncoderConfig(**args))
 
 
+@pytest.mark.parametrize("text", [None, "", "no tokenizer", "{}"])
+def test_a_file_that_is_no_tokenizer_is_refused(encoder: PromptEncoder, tmp_path, text) -> None:
+    path = tmp_path / "tokenizer.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(WeightsError, match="The tokenizer 'tokenizer.json' of .* cannot be used"):
+        PromptTokenizer.from_file(path, encoder.config)
+
+
 def test_full_size_names_and_both_layouts() -> None:
     with torch.device("meta"):
         model = build_model(*read_config(CONFIGS / "qwen2_5_vl_3b"))

@@ -250,11 +250,12 @@ def write_card(weights, folder) -> None:
     log = read_log(runs / "structure_vae" / "log.jsonl")
     assert (log.name, log.steps, log.minutes, log.followed) == ("structure_vae", 20, 4.0, ["test_iou"])
     result = subprocess.run(
-        [sys.executable, "-m", "train.eval.card", "--eval", folder, "--weights", weights, "--runs", runs],
-        capture_output=True, text=True,
+        [sys.executable, "-m", "train.eval.card", "--eval", folder, "--weights", weights, "--runs", runs,
+         "--count", "9000", "--edits", "18000"], capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     card = (weights / "README.md").read_text()
+    assert "9,000 procedural assets and 18,000 edit pairs (45,000 meshes)" in " ".join(card.split())
     assert "| structure_vae | 20 | 4.0 |" in card and "| structure VAE IoU |" in card
     assert "| slat_encoder |" in card and "samples.jpg" in card and str(folder) not in card
     for name in ("curves.png", "samples.jpg", "samples_image.jpg", "samples_edits.jpg"):

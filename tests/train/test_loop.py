@@ -27,6 +27,13 @@ def test_steps_are_measured(tmp_path):
     assert calls["aten::addmm"] == 1 and len((tmp_path / "log.jsonl").read_text().splitlines()) == steps
 
 
+@pytest.mark.parametrize("limits", [dict(steps=3), dict(steps=10**6, minutes=1e-9)])
+def test_what_is_never_logged_is_logged_at_the_end(tmp_path, limits):
+    last = run(ToyStage(), LoopConfig(batch_size=4, log_every=0, **limits), tmp_path)
+    (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert line["step"] == (1 if "minutes" in limits else 3) and line["loss"] == pytest.approx(last["loss"], rel=1e-4)
+
+
 class TightStage(ToyStage):
     """Runs out of memory in some of its batches."""
 

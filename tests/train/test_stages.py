@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from gap3d_app.errors import WeightsError
 from gap3d_app.models import slat_vae
 from gap3d_app.models.checkpoint import load_model, read_config
 from gap3d_app.nn import attention
@@ -105,6 +106,17 @@ def test_export_of_all_parts(runs, tmp_path):
     pipe = Gap3DPipeline.from_pretrained(str(out))
     assert len(pipe.args["slat_normalization"]["std"]) == 8
     assert min(pipe.args["slat_normalization"]["std"]) > 0.99e-4  # a fresh encoder says 0 everywhere
+
+
+def test_an_export_that_fails_leaves_the_weights_as_they_are(tmp_path):
+    out = tmp_path / "weights"
+    out.mkdir()
+    (out / "grid_dit.safetensors").write_bytes(b"kept")
+    settings = Path(export_module.__file__).parent / "configs" / "mini" / "pipeline.yaml"
+    with pytest.raises(WeightsError):
+        export_module.export(tmp_path / "runs", out, settings)
+    assert [file.name for file in tmp_path.rglob("*")] == ["weights", "grid_dit.safetensors"]
+    assert (out / "grid_dit.safetensors").read_bytes() == b"kept"
 
 
 @pytest.mark.parametrize("name", ["structure_flow", "slat_flow"])

@@ -76,6 +76,23 @@ def test_goes_on_where_it_stopped_and_repeats(folder, tmp_path):
     assert files[1].read_bytes() == before[files[1]][0]  # made again, the same
 
 
+@pytest.mark.parametrize("flag", ["--count", "--edits", "--views", "--seed"])
+def test_other_numbers_than_the_folder_was_made_with_are_refused(folder, capsys, flag):
+    """They would say what other chunks hold than those that are there."""
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    sizes = [*SIZES]
+    sizes[sizes.index(flag) + 1] = "3"
+    assert pack.main(["--out", str(folder), *sizes]) == 2
+    assert f"made with {flag} " in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_captions_that_are_no_list(tmp_path, capsys):
+    (tmp_path / "metadata.csv").write_text('local_path,captions\na.glb,"[sic] a chair"\n')
+    assert pack.main(["--out", str(tmp_path / "out"), "--glbs", str(tmp_path)]) == 2
+    assert "line 2" in capsys.readouterr().err
+
+
 def test_folder_of_glbs_joins(folder, tmp_path, capsys):
     source = tmp_path / "glbs"
     (row,) = write_dataset(source, 1, seed=9, progress=False)

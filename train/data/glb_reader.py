@@ -95,7 +95,6 @@ def _normalise(parts: list[_Part]) -> None:
     scale = LONGEST_SIDE / max(float((high - low).max()), 1e-9)
     for part in parts:
         part.corners = (part.corners - (low + high) / 2) * scale
-    return scale
 
 
 def _paint(part: _Part) -> tuple[np.ndarray, np.ndarray]:

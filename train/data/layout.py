@@ -68,7 +68,13 @@ def _source_asset(folder: Path, row: dict[str, str], line: int) -> SourceAsset:
     if not digest:
         digest = hashlib.sha256(path.read_bytes() if path.is_file() else local.encode()).hexdigest()
     text = row.get("captions") or ""
-    captions = json.loads(text) if text.startswith("[") else text.split("|")
+    try:
+        captions = json.loads(text) if text.startswith("[") else text.split("|")
+    except ValueError as error:
+        raise InputError(
+            f"{folder / 'metadata.csv'}, line {line}, has captions that begin with '[' and are no JSON list: {error}; "
+            "write a list, or captions with | between them."
+        ) from None
     captions = [row.get("caption") or "", *captions]
     captions = tuple(dict.fromkeys(c.strip() for c in captions if c and c.strip()))
     return SourceAsset(digest, local, path, captions, row)

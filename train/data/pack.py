@@ -7,8 +7,9 @@
 Without --glbs the assets are procedural. With it they are those of a folder of GLBs with a metadata.csv (captions
 from there; labels that the procedural assets do not know are -1; no edit pairs) and join what is in --out.
 
-Chunk k of a folder is a function of (seed, split, k) alone: an interrupted run goes on where it stopped, and
-a chunk that exists is left as it is. Workers are processes; with CUDA they share the GPU, whose part of the
+A folder's procedural chunks are a function of its split, seed, views and numbers of assets, which meta.json holds: an
+interrupted run with the same goes on where it stopped, a chunk that exists is left as it is, and others are refused.
+Workers are processes; with CUDA they share the GPU, whose part of the
 work (distance fields, rendering) is short.
 """
 
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -223,20 +225,29 @@ def procedural_jobs(out: Path, split: str, count: int, edits: int, seed: int, vi
     return jobs
 
 
-def write_meta(out: Path, views: int, seed: int, join: bool) -> None:
-    """meta.json: names of the labels; a folder that is joined keeps its own.
+def write_meta(out: Path, join: bool, **made: Any) -> None:
+    """meta.json: names of the labels, and what the chunks are a function of; a folder that is joined keeps its own.
+
+    Args:
+        join: whether what comes was made elsewhere, so that only its `views` must be those of the folder.
+        **made: views, and of procedural assets split, seed, count and edits.
 
     Raises:
-        InputError: the folder's assets have another number of views.
+        InputError: the folder's assets were made in another way.
     """
     path = out / "meta.json"
-    if join and path.exists():
-        there = json.loads(path.read_text())["views"]
-        if there != views:
-            raise InputError(f"{out} holds assets with {there} views, not {views}; pass --views {there}.")
-        return
+    if path.exists():
+        there = json.loads(path.read_text())
+        for name in ["views"] if join else made:
+            if there.get(name, made[name]) != made[name]:
+                raise InputError(
+                    f"{out} holds assets made with --{name} {there[name]}, not {made[name]}; "
+                    "pass that, or another --out."
+                )
+        if join:
+            return
     names = {"categories": CATEGORY_NAMES, "colors": COLOR_NAMES, "finishes": FINISH_NAMES}
-    path.write_text(json.dumps({**names, "views": views, "seed": seed}))
+    path.write_text(json.dumps({**names, **made}))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -254,11 +265,12 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         if args.glbs:
-            jobs = glb_jobs(args.glbs, args.out, args.split, args.count, args.seed, args.views)
+            jobs, made = glb_jobs(args.glbs, args.out, args.split, args.count, args.seed, args.views), {}
         else:
             count = 1000 if args.count is None else args.count
             jobs = procedural_jobs(args.out, args.split, count, args.edits, args.seed, args.views)
-        write_meta(args.out, args.views, args.seed, join=args.glbs is not None)
+            made = {"split": args.split, "seed": args.seed, "count": count, "edits": args.edits}
+        write_meta(args.out, join=args.glbs is not None, views=args.views, **made)
     except Gap3DError as error:
         print(error, file=sys.stderr)
         return 2

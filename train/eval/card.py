@@ -1,6 +1,6 @@
 """Write the model card of a weights folder from what was measured and logged.
 
-    python -m train.eval.card --eval DIR [--weights weights/gap3d-mini] [--runs runs]
+    python -m train.eval.card --eval DIR --count 9000 --edits 18000 [--weights weights/gap3d-mini] [--runs runs]
 
 DIR is what `python -m train.eval.mini --out DIR` wrote. The card, README.md in the weights folder, gets data, sizes,
 GPU minutes per stage, curves, the evaluation table with definitions, limits and a contact sheet of results that
@@ -227,8 +227,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights/gap3d-mini"))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs with their log.jsonl")
     parser.add_argument("--hardware", default="One NVIDIA H200", help="what the stages were trained on")
-    parser.add_argument("--count", type=int, default=12000, help="single assets of the training set")
-    parser.add_argument("--edits", type=int, default=12000, help="edit pairs of the training set")
+    parser.add_argument("--count", type=int, required=True, help="single assets of the training set")
+    parser.add_argument("--edits", type=int, required=True, help="edit pairs of the training set")
     args = parser.parse_args()
     paths = [args.runs / stage / "log.jsonl" for stage in STAGES]
     logs = [read_log(path) for path in paths if path.is_file()]

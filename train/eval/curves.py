@@ -12,8 +12,8 @@ MARGIN = (58, 26, 12, 24)  # left, top, right, bottom
 INKS = ((31, 100, 180), (214, 96, 30), (40, 140, 70), (160, 60, 150))
 GREY, BLACK = (225, 225, 225), (40, 40, 40)
 FOLLOWED = {
-    "image_encoder": ("test_category", "test_color", "test_finish"),
-    "language_model": ("test_category", "test_color"),
+    "image_encoder": ("test_acc_category", "test_acc_color", "test_acc_finish"),
+    "language_model": ("test_right_caption", "test_right_edit"),
     "structure_vae": ("test_iou",),
     "slat_vae": ("test_sdf", "test_sign", "test_mesh_color"),
     "probe": ("test_category", "test_color", "test_finish"),
