@@ -61,6 +61,11 @@ class Asset:
         kind = self.recipe.get("settings", {}).get("turntable", "mesh")
         return self.mesh if kind == "mesh" else self._decoded(kind, f"set turntable to {kind}")
 
+    @property
+    def shading(self) -> str:
+        """How turntables show it, see `settings.SHADINGS`."""
+        return self.recipe.get("settings", {}).get("turntable_shading", "color")
+
     def _decoded(self, name: str, how: str) -> Any:
         value = getattr(self, name)
         if value is None:
@@ -111,13 +116,13 @@ def _write_stl(asset: Asset, path: Path) -> None:
 def _write_mp4(asset: Asset, path: Path) -> None:
     from gap3d_app.render.turntable import save_mp4, turntable_frames
 
-    save_mp4(turntable_frames(asset.turned), path)
+    save_mp4(turntable_frames(asset.turned, shading=asset.shading), path)
 
 
 def _write_gif(asset: Asset, path: Path) -> None:
     from gap3d_app.render.turntable import save_gif, turntable_frames
 
-    save_gif(turntable_frames(asset.turned), path)
+    save_gif(turntable_frames(asset.turned, shading=asset.shading), path)
 
 
 def _write_json(asset: Asset, path: Path) -> None:

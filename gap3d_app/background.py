@@ -37,12 +37,22 @@ class CutOut:
         method: what found the object: "alpha", "border", "u2net" or "none".
         warning: a sentence for the person, or None.
         exact: made as TRELLIS does it, colours already multiplied by a found mask.
+        original: the picture before that, where `rgba` no longer has its colours.
     """
 
     rgba: Image.Image
     method: str
     warning: str | None = None
     exact: bool = False
+    original: Image.Image | None = None
+
+    @property
+    def whole(self) -> Image.Image:
+        """The picture (RGB) that the object was cut out of; its own transparency is black, with `exact` dropped."""
+        picture = self.rgba if self.original is None else self.original
+        if self.method == "alpha" and not self.exact:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
+        return picture.convert("RGB")
 
     @property
     def sha256(self) -> str:
@@ -80,13 +90,12 @@ def cut_out(image: Image.Image, method: str = "auto", exact: bool = False) -> Cu
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if method == "alpha":
         raise InputError("The picture has no transparency; choose another background removal.")
-    if exact:
-        image = _reduced(image)
+    original, image = (image, _reduced(image)) if exact else (None, image)
     finders = {"border": _border_mask, "u2net": _u2net_mask}
     for name in ("u2net", "border") if exact else ("border", "u2net"):
         mask = finders[name](image) if method in ("auto", name) else None
         if mask is not None:
-            return CutOut(_masked(image, mask, multiply=exact), name, exact=exact)
+            return CutOut(_masked(image, mask, multiply=exact), name, exact=exact, original=original)
         if method == name:
             raise InputError(f"{_NO_MASK[name]}; choose another background removal.")
     whole = image.convert("RGBA")

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +22,19 @@ from torch import nn
 
 from gap3d_app import hub, memory, stages
 from gap3d_app.asset import Asset
-from gap3d_app.errors import Cancelled, GenerationError, WeightsError
+from gap3d_app.errors import GenerationError, WeightsError
 from gap3d_app.fast_flows import FastFlows
 from gap3d_app.kernels import fast_dtype
 from gap3d_app.memory import Residency, choose
 from gap3d_app.models.checkpoint import load_model, weight_files
-from gap3d_app.modes import RESIDENT
+from gap3d_app.modes import BATCH_OF, BATCHES, LOWERED, RESIDENT, SMALL_BATCHES
+from gap3d_app.progress import STAGES, Cancel, StageEvent, stop_if
 from gap3d_app.prompt import PROMPT_OPTIONS, Prompt
 from gap3d_app.recipe import write_recipe
 from gap3d_app.settings import Settings, presets
 from gap3d_app.sources.names import Names, is_assembled, split
 from gap3d_app.stages import Run, Steps
-from gap3d_app.values import Mesh
-
-STAGES = ("prompt", "grid", "structure", "slat", "decode", "mesh", "asset")
-"""Names of the stages in the order in which they run."""
-
-BATCHES = {"cuda": {"structure": 100, "slat": 20, "mesh": 10}}
-SMALL_BATCHES = {"structure": 8, "slat": 2, "mesh": 1}
-BATCH_OF = dict(prompt="structure", grid="structure", structure="structure", slat="slat", decode="mesh", mesh="mesh",
-                asset="mesh")
-"""Which of these numbers holds for a stage."""
-
-LOWERED = (
-    "Memory ran out at the stage {stage}, so the run went on in {mode} mode, which takes longer; it stays in this mode."
-)
+from gap3d_app.values import Mesh, Occupancy, SLat
 
 _MODEL_LOCK = threading.Lock()  # one run at a time in a process, whatever door it came through
 
@@ -59,35 +47,6 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
-
-Cancel = threading.Event | Callable[[], bool] | None
-
-
-@dataclass(frozen=True)
-class StageEvent:
-    """One finished step of one stage.
-
-    Attributes:
-        stage: one of STAGES.
-        step: finished steps of this stage, 1..of. The event with step == of ends the stage.
-        of: steps that this stage has.
-        seconds: wall time since the stage began.
-        preview: on a stage's last event what the stage made, else None: prompt None, grid TokenGrid,
-            structure Occupancy, slat SLat, decode Gaussians (None when formats has no ply), mesh Mesh with
-            vertex colours, asset the finished Asset.
-    """
-
-    stage: str
-    step: int
-    of: int
-    seconds: float
-    preview: Any = None
-
-    @property
-    def done(self) -> bool:
-        """True for the last event of a stage."""
-        return self.step == self.of
-
 
 class Gap3DPipeline:
     """The models of one weights folder and the way through them.
@@ -205,7 +164,7 @@ class Gap3DPipeline:
         prompt = Prompt.given(prompt, image, **more)
         run = Run(prompt, settings or self.settings(prompt))
         while not _MODEL_LOCK.acquire(timeout=0.1):
-            _stop_if(cancel)
+            stop_if(cancel)
         try:
             for stage in STAGES:
                 start = time.perf_counter()
@@ -214,9 +173,9 @@ class Gap3DPipeline:
                         seconds = run.seconds[stage] = time.perf_counter() - start
                         if run.failure:
                             raise run.failure
-                        _stop_if(cancel)
+                        stop_if(cancel)
                         yield StageEvent(stage, step, of, seconds, self._made(run, stage) if step == of else None)
-                        _stop_if(cancel)
+                        stop_if(cancel)
         finally:
             _MODEL_LOCK.release()
 
@@ -254,6 +213,21 @@ class Gap3DPipeline:
         if isinstance(prompt, Prompt):
             return self(replace(prompt, mesh=mesh), image, **raw)
         return self(prompt, image, mesh=mesh, **raw)
+
+    def decode(self, slat: SLat, **raw: Any) -> Asset:
+        """The asset of a structured latent, such as another asset's or that of `posed_views.encode_views`.
+
+        Args:
+            slat: of one asset, in the space of the decoders (not normalised for the flow).
+            **raw: single settings by name, checked.
+        """
+        run = Run(Prompt(), self.settings(**raw), occupancy=Occupancy(slat.coords, slat.resolution), slat=slat)
+        with _MODEL_LOCK:
+            for stage in ("decode", "mesh"):
+                self._run_stage(stage, [run])
+        if run.failure:
+            raise run.failure
+        return self._made(run, "asset")
 
     def batch(
         self, prompts: Sequence[str | Prompt], seeds: Sequence[int] | None = None, settings: Settings | None = None,
@@ -347,6 +321,15 @@ class Gap3DPipeline:
             raise TypeError("give settings or single settings by name, not both")
         return settings or self.settings(prompt, **raw)
 
+    @contextmanager
+    def using(self, name: str) -> Iterator[Any]:
+        """A network by its role, for work outside of a run, which waits meanwhile."""
+        with _MODEL_LOCK:
+            try:
+                yield self.part(name)
+            finally:
+                self.memory.send_home()
+
     def part(self, name: str) -> Any:
         """A network by its role, on the device until the stage at work ends; loaded on first use.
 
@@ -385,8 +368,3 @@ class Gap3DPipeline:
 
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _stop_if(cancel: Cancel) -> None:
-    if cancel is not None and (cancel.is_set() if isinstance(cancel, threading.Event) else cancel()):
-        raise Cancelled("The run was cancelled.")

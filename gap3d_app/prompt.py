@@ -203,7 +203,9 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _upright_8bit(image: Image.Image, exact: bool) -> Image.Image:
     try:
-        image = ImageOps.exif_transpose(image)
+        # TRELLIS turns pictures where it removes their background, which it does not of transparent ones.
+        transparent = image.mode == "RGBA" and image.getextrema()[3][0] < 255
+        image = image if exact and transparent else ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about the pixels
         image = image.copy()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -25,12 +25,15 @@ def write_recipe(run: Run, weights: dict[str, str], dtype: torch.dtype) -> dict[
         "structure_seed": run.structure_seed,
         "weights": weights,
         "versions": {"gap3d_app": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "device": run.grid.tokens.device.type,
+        "device": run.slat.feats.device.type,
         "dtype": str(dtype).removeprefix("torch."),
     }
     if len(prompt.pictures) > 1:
         recipe["image"] = [_picture(cut) for cut in prompt.pictures]
         recipe["multi_image"] = prompt.multi_image
+    if run.grid is None:  # the latent was given
+        feats = run.slat.feats.float().cpu().contiguous().numpy()
+        recipe["slat"] = {"voxels": len(feats), "feats_sha256": hashlib.sha256(feats.tobytes()).hexdigest()}
     if prompt.mesh is not None:
         voxels = run.occupancy.coords[:, 1:].cpu().contiguous().numpy()
         recipe["mesh"] = {"voxels": len(voxels), "voxels_sha256": hashlib.sha256(voxels.tobytes()).hexdigest()}

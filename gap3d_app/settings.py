@@ -18,6 +18,7 @@ SEED_MAX = 2**31 - 1
 PRESETS = ("fast", "standard")
 FORMATS = ("glb", "ply", "npz", "obj", "stl", "mp4", "gif", "json")
 REPRESENTATIONS = ("mesh", "gaussians", "radiance")
+SHADINGS = ("color", "normal", "depth")
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,10 @@ class Settings:
         "choice", "mesh", "Turntable shows", "What is decoded for turntables (MP4, GIF) and turns in them.", "export",
         choices=REPRESENTATIONS,
     )
+    turntable_shading: str = _setting(
+        "choice", "color", "Turntable shading", "Colours, world-space normals (of a mesh alone), or depth as grey.",
+        "export", choices=SHADINGS,
+    )
     formats: tuple[str, ...] = _setting(
         "multi", ("glb", "ply"), "Formats",
         "Files that will be asked for; Gaussians are decoded for ply, a radiance field for npz.", "export",
@@ -211,7 +216,8 @@ class Settings:
 
         Raises:
             InputError: an unknown name, a wrong type, NaN, infinity, a fraction where a whole number is asked
-                for, or a value out of range; the message names the field, the value and what is allowed.
+                for, a value out of range, or two that exclude each other; the message names the field, the value
+                and what is allowed.
         """
         specs = cls.specs()
         unknown = sorted(set(raw) - set(specs))
@@ -221,7 +227,13 @@ class Settings:
         preset = given.get("preset", specs["preset"].default)
         from_preset = dict((presets or {}).get(preset, {}))
         base = {name: specs[name].check(value) for name, value in from_preset.items()}
-        return cls(**{**base, **given})
+        settings = cls(**{**base, **given})
+        if settings.turntable_shading == "normal" and settings.turntable != "mesh":
+            raise InputError(
+                f"Setting turntable_shading is 'normal', but turntable is {settings.turntable!r}, which has no "
+                "normals; choose the mesh, or color or depth."
+            )
+        return settings
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values (tuples as lists) for JSON."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gap3d_app.errors import GenerationError, InputError, WeightsError
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.prompt import Prompt, preprocess_image
+from gap3d_app.samplers import flow_sampler, sampler_params
 from gap3d_app.settings import Settings
 from gap3d_app.values import Gaussians, Mesh, Occupancy, RadianceField, SLat, TokenGrid
 from gap3d_app.vocabulary import Vocabulary
@@ -115,8 +116,7 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
         for kind in _wanted(run.settings):
             if DECODERS[kind] not in networks.args["models"]:
                 networks.part(DECODERS[kind])  # says at once, not after the samplers, that there is none
-        if run.prompt.pictures:
-            # Both readers see the object as TRELLIS crops it: centred, on black, at the encoder's size.
+        if run.prompt.pictures:  # as TRELLIS crops the object: centred, on black, at the encoder's size
             size = networks.part("image_encoder").config.image_size
             run.pictures = [preprocess_image(cut.rgba, size) for cut in run.prompt.pictures]
     plain = [run for run in runs if run.route]
@@ -132,7 +132,10 @@ def prompt_stage(networks: Networks, runs: list[Run]) -> Steps:
             if warning and warning not in run.warnings:  # the stage begins again where memory ran out
                 run.warnings.append(warning)
     for group in _grouped(reads, lambda run: bool(run.pictures)):
-        pictures = [picture for run in group for picture in run.pictures]
+        # A public prompt encoder reads the whole picture (gap3d.md 5.4), a small one what its image encoder sees.
+        whole = networks.args.get("whole_pictures", False)
+        read = [[cut.whole for cut in run.prompt.pictures] if whole else run.pictures for run in group]
+        pictures = [picture for some in read for picture in some]
         counts = [max(1, len(run.pictures)) for run in group]
         texts = [run.prompt.text for run, count in zip(group, counts, strict=True) for _ in range(count)]
         for run, rows in zip(group, _latents(networks, texts, pictures, counts), strict=True):
@@ -334,24 +337,18 @@ def stage_generator(seed: int, stage: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def sampler_params(args: dict[str, Any], name: str, preset: str, *from_settings: str) -> dict[str, Any]:
-    """A sampler's further arguments from pipeline.json (TRELLIS's layout: args, and params of a run).
-
-    "preset_samplers" there may have others for a preset, by the name without a route.
-    """
-    entry, presets = args.get(name, {}), args.get("preset_samplers", {}).get(preset, {})
-    merged = {**entry.get("args", {}), **entry.get("params", {}), **presets.get(name.removeprefix("text_"), {})}
-    return {key: value for key, value in merged.items() if key not in from_settings}
-
-
 def _flow_sampler(networks: Networks, stage: str, run: Run) -> FlowSampler:
-    """The sampler of one of TRELLIS's two flows."""
-    settings = run.settings
-    return FlowSampler(
-        steps=getattr(settings, f"{stage}_steps"), cfg_strength=getattr(settings, f"{stage}_guidance"),
-        multi_cond=run.prompt.multi_image if len(run.grid.tokens) > 1 else None,
-        **sampler_params(networks.args, f"{run.route}{stage}_sampler", settings.preset, "steps", "cfg_strength"),
-    )  # fmt: skip
+    mode = run.prompt.multi_image if len(run.grid.tokens) > 1 else None
+    sampler = flow_sampler(networks.args, stage, run.settings, run.route, mode)
+    if mode == "stochastic" and sampler.steps < len(run.grid.tokens):
+        warning = (
+            f"The stage {stage} follows one picture a step and has {sampler.steps} steps for {len(run.grid.tokens)} "
+            "pictures, so it left the last ones out; give it more steps, or take the pictures together "
+            "(multidiffusion)."
+        )
+        if warning not in run.warnings:  # the stage begins again where memory ran out
+            run.warnings.append(warning)
+    return sampler
 
 
 def _check_fit(run: Run, flow: nn.Module, role: str) -> None:

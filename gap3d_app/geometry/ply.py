@@ -41,8 +41,9 @@ def gaussians_to_table(
         turn = torch.tensor(transform, dtype=xyz.dtype, device=xyz.device)
         xyz = xyz @ turn.T
         quaternion = matrix_to_quaternion(turn @ gaussians.rotation_matrix.float())
-    # the logit of the activated opacity, bounded so that a saturated one stays finite
-    opacity = torch.logit(gaussians.opacity.float(), eps=1e-7)
+    # the logit of the activated opacity, which where it is saturated is that of the nearest value with a finite one
+    limits = torch.finfo(torch.float32)
+    opacity = torch.logit(gaussians.opacity.float().clamp(limits.tiny, 1 - limits.eps / 2))
     parts = [
         xyz,
         torch.zeros_like(xyz),

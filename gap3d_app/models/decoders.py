@@ -79,7 +79,8 @@ class SLatGaussianDecoder(SparseTransformerBase):
         for (name, size), part in zip(GAUSSIAN_FIELDS, parts, strict=True):
             fields[name] = part.reshape(len(part), count, size) * r["lr"][name]
         centre = (decoded.coords[:, 1:].float() + 0.5) / resolution
-        offset = torch.tanh(fields["_xyz"] + self.offset_perturbation) * (0.5 * r["voxel_size"] / resolution)
+        moved = fields["_xyz"] + self.offset_perturbation if r["perturb_offset"] else fields["_xyz"]
+        offset = torch.tanh(moved) * (0.5 * r["voxel_size"] / resolution)
         fields["_xyz"] = centre[:, None] + offset
         fields["_features_dc"] = fields["_features_dc"].unsqueeze(-2)
         return fields

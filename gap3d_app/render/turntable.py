@@ -17,12 +17,12 @@ from torch import Tensor
 from ..errors import OutputError
 from ..geometry.cameras import turntable_cameras
 from ..output import write_atomic
+from ..settings import SHADINGS
 from ..values import SH_C0, Gaussians, Mesh, RadianceField
 from .gaussians import render_gaussians
 from .mesh import render_mesh
 from .radiance import render_radiance
 
-SHADINGS = ("color", "normal", "depth")
 HALF_DIAGONAL = 3**0.5 / 2  # of the unit cube: no asset is nearer or farther than this from the origin
 PALETTE_FRAMES = 16
 

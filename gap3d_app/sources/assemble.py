@@ -260,7 +260,7 @@ def _note_missing(assembly: Assembly) -> None:
     """
     parts = assembly.args["models"]
     if "grid_dit" in parts:
-        assembly.args["grid_sampler"] = GRID_SAMPLER
+        assembly.args |= {"grid_sampler": GRID_SAMPLER, "whole_pictures": True}
     for role, (what, where) in ENABLES.items():
         if role in parts:
             continue

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 ADVANCED = (
     ("grid_steps", "grid_guidance"), ("structure_steps", "structure_guidance"), ("slat_steps", "slat_guidance"),
-    ("target_faces", "texture_size"), ("unwrap", "scale_m"), ("roughness", "min_opacity"), ("turntable",),
+    ("target_faces", "texture_size"), ("unwrap", "scale_m"), ("roughness", "min_opacity"),
+    ("turntable", "turntable_shading"),
 )
 """Settings of the folded part, row by row."""
 

@@ -52,22 +52,23 @@ def unpacked(plain: dict[str, Any]) -> Asset:
     return Asset(**{name: joined(value) if name in RESULTS else value for name, value in plain.items()})
 
 
-def keep(value: Mesh | Gaussians | RadianceField, folder: Path) -> Path:
-    """Write a representation into a result's folder, for a turntable that somebody may ask for later.
+def keep(asset: Asset, folder: Path) -> Path:
+    """Write what turntables show into a result's folder, for one that somebody may ask for later.
 
     Raises:
         OutputError: the file cannot be written.
     """
     from safetensors.numpy import save
 
-    kind, arrays, numbers = parted(value)
-    return write_atomic(folder / NAME, save(arrays, metadata={"kind": kind, "numbers": json.dumps(numbers)}))
+    kind, arrays, numbers = parted(asset.turned)
+    facts = {"kind": kind, "numbers": json.dumps(numbers), "shading": asset.shading}
+    return write_atomic(folder / NAME, save(arrays, metadata=facts))
 
 
-def kept(folder: Path) -> Mesh | Gaussians | RadianceField:
-    """What `keep` wrote."""
+def kept(folder: Path) -> tuple[Mesh | Gaussians | RadianceField, str]:
+    """What `keep` wrote, and its shading."""
     from safetensors import safe_open
 
     with safe_open(folder / NAME, framework="numpy") as file:
         facts, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
-    return joined((facts["kind"], arrays, json.loads(facts["numbers"])))
+    return joined((facts["kind"], arrays, json.loads(facts["numbers"]))), facts["shading"]

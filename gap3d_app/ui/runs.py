@@ -127,7 +127,7 @@ def run(
     with _storing(), work.new_result() as (key, folder):
         stem = file_stem(prompt.text)
         files = {name: asset.save(folder / f"{stem}.{name}") for name in (*formats, "json")}
-        keeping.keep(asset.turned, folder)
+        keeping.keep(asset, folder)
     taken = {name: value for name, value in asset.seconds.items() if name in texts.STAGES}
     taken["files"] = time.perf_counter() - start
     usual = {stage: value for stage, value in taken.items() if not (compiled and stage in STEPPED)}
@@ -141,8 +141,8 @@ def turntable(folder: Path) -> Iterator[tuple[float, Path | None]]:
 
     path = next(folder.glob("*.glb")).with_suffix(".mp4")
     if not path.exists():
-        frames = []
-        for frame in turntable_frames(keeping.kept(folder), TURNTABLE_FRAMES, TURNTABLE_SIZE):
+        frames, (shown, shading) = [], keeping.kept(folder)
+        for frame in turntable_frames(shown, TURNTABLE_FRAMES, TURNTABLE_SIZE, shading=shading):
             frames.append(frame)
             yield len(frames) / (TURNTABLE_FRAMES + 1), None
         with _storing():

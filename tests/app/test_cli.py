@@ -216,7 +216,7 @@ def test_memory_that_runs_out(tiny_weights, tmp_path, capsys, monkeypatch):
 def test_the_page_gets_the_memory_mode(monkeypatch, flags, low, compile):
     given = {}
     monkeypatch.setattr("gap3d_app.ui.launch", lambda **options: given.update(options))
-    assert main(["app", "--port", "0", *flags]) == 0
+    assert main(["app", *flags]) == 0
     assert given["low_vram"] is low and given["compile"] is compile
 
 
@@ -236,7 +236,7 @@ def test_a_disk_that_fills_up_during_the_run(tiny_weights, tmp_path, capsys, mon
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
 
 
-def _two_frames(*_):
+def _two_frames(*_, **__):
     return iter([np.zeros((16, 16, 3), np.uint8)] * 2)
 
 

@@ -333,6 +333,9 @@ def test_several_pictures(tiny_pipeline, picture, monkeypatch, words):
         assert [item for item in seen if item[0] == mode] == 2 * [(mode, 2, 1)]
         assert asset.recipe["multi_image"] == mode and len(asset.recipe["image"]) == 2
     assert not torch.equal(made[0].slat.feats[:4], made[1].slat.feats[:4])
+    many = tiny_pipeline(words, 3 * pictures, grid_steps=2, structure_steps=4, slat_steps=6)
+    assert sum("The stage structure follows one picture a step and has 4 steps for 6" in w for w in many.warnings) == 1
+    assert not any("one picture a step" in warning for warning in made[1].warnings + many.warnings[1:])
     with pytest.raises(InputError, match="one of stochastic, multidiffusion"):
         tiny_pipeline("", pictures, multi_image="all", **FAST)
     with pytest.raises(InputError, match="17 pictures; the limit is 16"):

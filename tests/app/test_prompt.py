@@ -325,6 +325,20 @@ def test_exact_preprocessing_leaves_given_cut_outs_alone():
     assert Prompt.read("", grey, exact_preprocessing=True).picture.method == "border"
 
 
+def test_exact_preprocessing_turns_what_its_background_is_removed_from(tmp_path):
+    """An orientation counts in opaque pictures only; without `exact` in all."""
+    for mode, name in (("RGBA", "clear.png"), ("RGB", "opaque.png")):
+        picture = Image.new(mode, (40, 20), "white")
+        picture.paste("red", (5, 5, 25, 15))
+        if mode == "RGBA":
+            picture.putpixel((39, 0), (0, 0, 0, 0))
+        exif = picture.getexif()
+        exif[0x0112] = 6
+        picture.save(tmp_path / name, exif=exif)
+    sizes = [open_image(tmp_path / name, exact).size for name in ("clear.png", "opaque.png") for exact in (True, False)]
+    assert sizes == [(40, 20), (20, 40), (20, 40), (20, 40)]
+
+
 def test_exact_preprocessing_reduces_and_prefers_the_network(monkeypatch):
     seen = []
     monkeypatch.setattr(background, "_u2net_mask", lambda image: seen.append(image.size))

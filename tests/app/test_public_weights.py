@@ -16,6 +16,7 @@ from gap3d_app.cli import main
 from gap3d_app.errors import WeightsError
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.pipeline import Gap3DPipeline
+from gap3d_app.prompt import Prompt
 from tests.sources import published
 
 REPO = Path(__file__).resolve().parents[2]
@@ -54,6 +55,27 @@ def test_words_and_pictures_through_gap3d(releases, picture, dtype):
     for prompt, image in (("a red chair", None), ("make it blue", picture)):
         pipe.part("prompt_encoder").config.image_size = 56  # the checkpoint's 448 pixels are 256 tokens a picture
         assert len(pipe(prompt, image, **STEPS).mesh.faces)
+
+
+def test_the_prompt_encoder_reads_the_whole_picture(releases, monkeypatch):
+    """Shorter side to its size, the middle, colours as they are (gap3d.md 5.4); the image encoder sees the object."""
+    several = [releases[name] for name in ("image", "dinov2", "qwen", "gap3d")]
+    pipe = Gap3DPipeline.from_pretrained(several, device="cpu", dtype="float32")
+    photo = Image.new("RGB", (140, 90), (240, 240, 238))
+    photo.paste((200, 40, 40), (20, 20, 60, 70))
+    for exact in (False, True):
+        read, encoder = [], pipe.part("prompt_encoder")
+        encoder.config.image_size = 56
+        monkeypatch.setattr(encoder, "forward", lambda texts, pictures, read=read: read.append(pictures) or
+                            torch.zeros(len(texts), 4, 32))  # fmt: skip
+        pipe("make it blue", photo, exact_preprocessing=exact, **STEPS)
+        assert [picture.tobytes() for picture in read[0]] == [photo.tobytes()]
+    cut = Prompt.read("", photo).picture
+    assert cut.method == "border" and cut.whole.tobytes() == photo.tobytes()
+    clear = Image.new("RGBA", (64, 64), (10, 200, 10, 0))
+    clear.paste((200, 40, 40, 255), (10, 20, 50, 60))
+    seen = [Prompt.read("", clear, exact_preprocessing=exact).picture.whole.getpixel((0, 0)) for exact in (False, True)]
+    assert seen == [(0, 0, 0), (10, 200, 10)]
 
 
 @pytest.mark.parametrize("names", [("image", "dinov2", "qwen", "gap3d"), ("image", "text", "clip")])

@@ -52,6 +52,19 @@ def test_turntables_show_what_is_asked_for(pipe, tmp_path, monkeypatch, kind):
         assert (np.abs(shown - np.asarray(image.convert("RGB"), int)).max() > 8) == (kind != "mesh")
 
 
+@pytest.mark.parametrize("shading", ["normal", "depth"])
+def test_turntables_are_shaded_as_asked(pipe, tmp_path, monkeypatch, shading):
+    few = functools.partial(turntable.turntable_frames, count=2, size=32)
+    monkeypatch.setattr(turntable, "turntable_frames", few)
+    asset = pipe("a red chair", formats=["gif"], turntable_shading=shading, **STEPS)
+    with Image.open(asset.save(tmp_path / "a.gif")) as image:
+        shown = np.asarray(image.convert("RGB"), int)
+    expected = next(few(asset.mesh, shading=shading)).astype(int)
+    assert np.abs(shown - expected).mean() < 4 < np.abs(shown - next(few(asset.mesh)).astype(int)).mean()
+    with pytest.raises(InputError, match="turntable is 'radiance', which has no normals"):
+        pipe.settings(turntable="radiance", turntable_shading="normal")
+
+
 def test_an_asset_without_one_says_how_to_get_it(pipe, tmp_path):
     asset = pipe("a red chair", formats=["glb"], **STEPS)
     asset.recipe["settings"]["turntable"] = "radiance"

@@ -32,6 +32,16 @@ def test_raw_zero_means_the_documented_values():
     assert torch.allclose(g.colors, torch.full((1, 3), 0.5))
 
 
+def test_opacities_at_the_ends_keep_their_logit():
+    raw = torch.tensor([-80.0, -20.0, -14.0, 0.0, 14.0, 90.0])
+    g = Gaussians(*(values.expand(6, *values.shape) for values in (torch.zeros(3), torch.zeros(1, 3), torch.zeros(3),
+                  torch.ones(4))), raw[:, None])  # fmt: skip
+    column = ply.gaussians_to_table(g)[:, ply.COLUMNS.index("opacity")]
+    bias = math.log(0.1 / 0.9)
+    assert torch.allclose(column[:4], raw[:4] + bias, atol=1e-3) and column.isfinite().all()
+    assert column[4] == pytest.approx(14 + bias, abs=0.1) and column[5] > 15
+
+
 @pytest.mark.parametrize("transform", [None, ply.Y_DOWN])
 def test_round_trip(tmp_path, transform):
     g = some_gaussians()

@@ -10,7 +10,7 @@ import torch
 
 from gap3d_app import hub
 from gap3d_app.models.checkpoint import build_model, save_model
-from gap3d_app.stages import sampler_params
+from gap3d_app.samplers import sampler_params
 from gap3d_app.values import Mesh
 from tests import tiny
 from tests.geometry.shapes import box, solid_mesh, sphere, torus

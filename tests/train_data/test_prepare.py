@@ -17,10 +17,11 @@ from PIL import Image
 from gap3d_app.geometry.cameras import project
 from gap3d_app.models.checkpoint import build_model, save_model
 from gap3d_app.models.pictures import IMAGENET_MEAN, IMAGENET_STD
+from gap3d_app.posed_views import read_cameras
 from train.data import prepare
 from train.data.layout import load_arrays, load_voxels, read_assets, save_voxels, share
 from train.data.procedural.dataset import write_dataset
-from train.data.steps import Context, read_cameras
+from train.data.steps import Context
 
 NETWORKS = {
     "image_encoder": ("ImageEncoder", dict(

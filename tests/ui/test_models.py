@@ -139,7 +139,7 @@ def test_a_radiance_turntable_of_weights_that_have_one(client, served, names):
     _, recipe = generate(client, prompt="a red chair", model=KEYS[1], turntable="radiance")
     assert recipe["settings"]["turntable"] == "radiance"
     newest = max(served[2].results.iterdir(), key=lambda path: path.stat().st_mtime)
-    assert type(keeping.kept(newest)).__name__ == "RadianceField"
+    assert type(keeping.kept(newest)[0]).__name__ == "RadianceField"
     assert "have no slat_decoder_rf" in refusal(client, prompt="a", model=KEYS[0], turntable="radiance")
 
 
@@ -256,5 +256,8 @@ def test_results_for_other_processes_and_folders(tiny_weights, tmp_path):
     assert again.recipe == asset.recipe and again.gaussians.aabb == asset.gaussians.aabb
     first, second = (one.save(Path(tmp_path / name)) for one, name in ((asset, "a.ply"), (again, "b.ply")))
     assert first.read_bytes() == second.read_bytes()
-    keeping.keep(asset.gaussians, tmp_path)
-    assert keeping.kept(tmp_path).scaling_activation == asset.gaussians.scaling_activation
+    for shown in (dict(turntable="gaussians"), dict(turntable="mesh", turntable_shading="normal")):
+        asset.recipe["settings"] |= shown
+        keeping.keep(asset, tmp_path)
+        kept, shading = keeping.kept(tmp_path)
+        assert type(kept) is type(asset.turned) and shading == shown.get("turntable_shading", "color")

@@ -5,7 +5,6 @@ not at all. `train.data.prepare` runs them over a folder.
 """
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from gap3d_app.errors import InputError
 from gap3d_app.models.checkpoint import load_model
 from gap3d_app.models.pictures import IMAGENET_MEAN, IMAGENET_STD, normalize
 from gap3d_app.output import write_atomic
+from gap3d_app.posed_views import OPENGL, read_cameras
 from gap3d_app.sparse.tensor import SparseTensor
 from train.data.fields import surface_fields
 from train.data.glb_reader import load_glb
@@ -102,26 +102,13 @@ def render(asset: SourceAsset, ctx: Context) -> None:
 
 def _transforms(cameras: Cameras) -> dict:
     """transforms.json: camera-to-world matrices with OpenGL axes (x right, y up, z back)."""
-    matrices = torch.linalg.inv(cameras.extrinsics.double()) * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    matrices = torch.linalg.inv(cameras.extrinsics.double()) * torch.tensor(OPENGL)
     angles = 2 * torch.atan(0.5 / cameras.intrinsics[:, 0, 0].double())
     frames = [
         {"file_path": f"{i:03d}.png", "camera_angle_x": float(angle), "transform_matrix": matrix.tolist()}
         for i, (angle, matrix) in enumerate(zip(angles, matrices, strict=True))
     ]
     return {"aabb": [[-0.5] * 3, [0.5] * 3], "frames": frames}
-
-
-def read_cameras(path: Path) -> tuple[Tensor, Tensor]:
-    """Extrinsics [n, 4, 4] and intrinsics [n, 3, 3] float32 of a transforms.json."""
-    frames = json.loads(path.read_text())["frames"]
-    matrices = torch.tensor([f["transform_matrix"] for f in frames], dtype=torch.float64)
-    extrinsics = torch.linalg.inv(matrices * torch.tensor([1.0, -1.0, -1.0, 1.0])).float()
-    intrinsics = torch.zeros(len(frames), 3, 3)
-    for k, frame in zip(intrinsics, frames, strict=True):
-        k[0, 0] = k[1, 1] = 0.5 / math.tan(frame["camera_angle_x"] / 2)
-        k[0, 2] = k[1, 2] = 0.5
-        k[2, 2] = 1.0
-    return extrinsics, intrinsics
 
 
 def voxelize(asset: SourceAsset, ctx: Context) -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gap3d_app.geometry.cameras import orbit_camera, project, unproject
+from gap3d_app.posed_views import sample_maps, voxel_centres
 from gap3d_app.render.mesh import Raster, rasterize, render_mesh
 from gap3d_app.values import Mesh
 
@@ -198,10 +199,8 @@ def project_features(
     Returns:
         [V, C] in the dtype of `maps`.
     """
-    centres = (coords.float() + 0.5) / resolution - 0.5
-    uv, z = project(centres, extrinsics, intrinsics)
-    grid = (uv * 2 - 1)[:, None]  # [n, 1, V, 2]
-    features = F.grid_sample(maps.movedim(-1, 1), grid.to(maps.dtype), align_corners=False)[:, :, 0]
+    uv, z = project(voxel_centres(coords, resolution), extrinsics, intrinsics)
+    grid, features = (uv * 2 - 1)[:, None], sample_maps(maps, uv)  # [n, 1, V, 2], [n, C, V]
     # background counts as infinitely deep; the nearest sample avoids mixing it with the surface
     surface = torch.where(depth > 0, depth, 1e6)[:, None]
     surface = F.grid_sample(surface, grid, mode="nearest", padding_mode="border", align_corners=False)[:, 0, 0]
