@@ -99,7 +99,7 @@ def route_of(args: dict[str, Any], prompt: Prompt) -> str:
         InputError: words and a picture, for weights that can follow either alone.
     """
     has = args["models"].keys()
-    if not prompt.text or "prompt_encoder" in has or "text_encoder" not in has:
+    if not prompt.text or "prompt_encoder" in has or not {"text_encoder", "text_slat_flow"} & has:
         return ""
     if prompt.pictures:
         raise InputError("These weights follow words or a picture, not both; give one of them.")

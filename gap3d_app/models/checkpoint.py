@@ -86,7 +86,7 @@ def build_model(name: str, args: dict[str, Any]) -> nn.Module:
     """
     try:
         return model_class(name).from_args(**args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise WeightsError(f"the arguments of {name} cannot be used: {error}") from None
 
 
@@ -105,9 +105,9 @@ def weight_files(stem: str | Path) -> list[Path]:
         raise WeightsError(f"the weights {single.name!r} are missing from {str(stem.parent)!r}")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        files = [stem.with_name(Path(name).name) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"the weight index {index.name!r} is damaged ({error})") from None
-    files = [stem.with_name(Path(name).name) for name in names]
     for file in files:
         if not file.is_file():
             raise WeightsError(f"the weights {file.name!r} are missing from {str(stem.parent)!r}")

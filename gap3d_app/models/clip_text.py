@@ -33,6 +33,8 @@ class TextEncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_act != "quick_gelu":
             raise ValueError("TextEncoder supports hidden_act quick_gelu only")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.hidden_size} channels cannot be split into {self.num_attention_heads} heads")
 
     def to_args(self) -> dict[str, Any]:
         """Constructor arguments as plain JSON values."""

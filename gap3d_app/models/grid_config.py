@@ -58,9 +58,24 @@ class GridDiTConfig:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor], input_size: int = 37) -> "GridDiTConfig":
-        """Sizes read from tensor shapes (keys start with ``model.``); the release stores no config."""
-        dim, in_channels = state["model.patch_embedder.proj.weight"].shape
-        heads = state["model.layers.0.gate"].shape[0]
+        """Sizes read from tensor shapes (keys start with ``model.``); the release stores no config.
+
+        Raises:
+            KeyError: a tensor is missing.
+            ValueError: one has another shape; named with what was expected and found.
+        """
+        def sizes(key: str, *expected: str) -> tuple[int, ...]:
+            found = tuple(state[key].shape)
+            if len(found) != len(expected) or 0 in found:
+                raise ValueError(f"{key!r} has shape {list(found)}, expected [{', '.join(expected)}]")
+            return found
+
+        dim, in_channels = sizes("model.patch_embedder.proj.weight", "width", "channels")
+        (heads,) = sizes("model.layers.0.gate", "heads")
+        if dim % (4 * heads):
+            raise ValueError(
+                f"'model.layers.0.gate' has shape {[heads]}, expected heads of a multiple of 4 channels in {dim}"
+            )
         layers = {key.split(".")[2] for key in state if key.startswith("model.layers.")}
         return cls(
             input_size=input_size,
@@ -68,8 +83,8 @@ class GridDiTConfig:
             dim=dim,
             n_layers=len(layers),
             n_heads=heads,
-            n_kv_heads=state["model.layers.0.attn1.to_k.weight"].shape[0] * heads // dim,
-            ffn_dim=state["model.layers.0.feed_forward.linear_1.weight"].shape[0],
-            latent_embedding_size=state["model.caption_projection.linear_1.weight"].shape[1],
-            num_register_tokens=state["model.reg_roles"].shape[1],
+            n_kv_heads=max(1, sizes("model.layers.0.attn1.to_k.weight", "keys", "width")[0] * heads // dim),
+            ffn_dim=sizes("model.layers.0.feed_forward.linear_1.weight", "hidden", "width")[0],
+            latent_embedding_size=sizes("model.caption_projection.linear_1.weight", "width", "latent")[1],
+            num_register_tokens=sizes("model.reg_roles", "1", "registers", "width")[1],
         )

@@ -38,6 +38,8 @@ class ImageEncoderConfig:
     def __post_init__(self) -> None:
         if self.hidden_act != "gelu" or self.use_swiglu_ffn or not self.qkv_bias:
             raise ValueError("ImageEncoder supports hidden_act gelu, qkv_bias true and no SwiGLU")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.hidden_size} channels cannot be split into {self.num_attention_heads} heads")
 
     @property
     def side(self) -> int:
@@ -238,7 +240,10 @@ def transformers5_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_torch_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torch.hub's DINOv2-with-registers names to the published ones; the fused qkv splits in three."""
+    """torch.hub's DINOv2-with-registers names to the published ones; the fused qkv splits in three.
+
+    Names of another network stay as they are, for the loader to refuse.
+    """
     outer = {
         "cls_token": "embeddings.cls_token",
         "mask_token": "embeddings.mask_token",
@@ -252,9 +257,9 @@ def from_torch_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         name, _, last = key.rpartition(".") if key.endswith((".weight", ".bias", ".gamma")) else (key, "", "")
         if not name.startswith("blocks."):
-            result[".".join(filter(None, (outer[name], last)))] = value
+            result[".".join(filter(None, (outer.get(name, name), last)))] = value
             continue
-        _, index, part = name.split(".", 2)
+        _, index, part = (*name.split(".", 2), "")[:3]
         prefix = f"encoder.layer.{index}."
         if part == "attn.qkv":
             for third, target in zip(value.chunk(3), ("query", "key", "value"), strict=True):

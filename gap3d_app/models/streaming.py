@@ -81,9 +81,11 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, OSError) as error:
+            files = [folder / Path(name).name for name in sorted(names)]
+            if not files:
+                raise ValueError("it names no file")
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise WeightsError(f"The weight index {index.name!r} of {folder.name!r} is damaged: {error}.") from None
-        files = [folder / Path(name).name for name in sorted(names)]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise WeightsError(f"The shard {missing[0]!r} of {folder.name!r} is missing; get the folder again.")
@@ -167,7 +169,7 @@ def fill(model: nn.Module, tensors: Stored, device: str | torch.device) -> None:
     """Replace a network's values on the meta device by those of files, in the dtypes that it has there.
 
     Raises:
-        WeightsError: a file is damaged.
+        WeightsError: a file is damaged, or holds whole numbers for floating-point values.
     """
     wanted = model.state_dict()
     by_file: dict[Path, list[tuple[str, Piece, int]]] = {}
@@ -179,7 +181,13 @@ def fill(model: nn.Module, tensors: Stored, device: str | torch.device) -> None:
     for file, reads in by_file.items():
         with _opened(file, str(device)) as content:
             for key, piece, offset in reads:
-                value = _read(content, piece).to(wanted[key].dtype)
+                value = _read(content, piece)
+                if wanted[key].dtype.is_floating_point and not value.dtype.is_floating_point:
+                    raise WeightsError(
+                        f"The weight file {file.name!r} holds {key!r} as {str(value.dtype).removeprefix('torch.')}, "
+                        "expected floating-point values; quantised weights are not read."
+                    )
+                value = value.to(wanted[key].dtype)
                 if len(tensors[key].pieces) > 1:
                     if wanted[key].is_meta:
                         wanted[key] = torch.empty(wanted[key].shape, dtype=value.dtype, device=device)

@@ -16,6 +16,7 @@ from gap3d_app.errors import WeightsError
 from gap3d_app.hub import PIPELINE
 from gap3d_app.models.streaming import INDEX_ENDING, checkpoint_files, stored_tensors
 from gap3d_app.sources import catalog, store
+from gap3d_app.sources.fit import require_samplers, require_together
 from gap3d_app.sources.names import locate, read_json, repository
 from gap3d_app.sources.parts import (
     Part,
@@ -174,7 +175,7 @@ def _fill_trellis(assembly: Assembly, kinds: dict[str, Path]) -> None:
 
     An image pipeline's decoders serve the text pipeline, whose own are the same files.
     """
-    args, parts = assembly.args, assembly.args["models"]
+    args, parts, stems = assembly.args, assembly.args["models"], {}
     for kind in ("image", "text"):
         if kind not in kinds:
             continue
@@ -187,17 +188,20 @@ def _fill_trellis(assembly: Assembly, kinds: dict[str, Path]) -> None:
                 args[prefix + ours] = content[theirs]
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"The file {PIPELINE} of {folder.name!r} is not TRELLIS's: it lacks {error}.") from None
+        require_samplers(args, folder)
         for theirs, value in listed.items():
             if theirs not in ROLES:
                 raise WeightsError(f"The file {PIPELINE} of {folder.name!r} names the unknown part {theirs!r}.")
             role = prefix + ROLES[theirs] if theirs.endswith("flow_model") else ROLES[theirs]
             stem = _stem(folder, str(value), kinds.get("image"))
             if stem is not None and role not in parts:
-                parts[role] = trellis_part(stem)
+                parts[role], stems[role] = trellis_part(stem), stem
     for role, name in catalog.ENCODERS.items():
         stem = kinds["image"] / name if "image" in kinds else None
         if stem and _is_model(stem):
-            parts[role] = trellis_part(stem)
+            parts[role], stems[role] = trellis_part(stem), stem
+    if stems:
+        require_together(stems, args["slat_normalization"])
 
 
 def _stem(folder: Path, value: str, image: Path | None) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gap3d_app.errors import WeightsError
-from gap3d_app.hub import EMBEDDED, PIPELINE
+from gap3d_app.hub import PIPELINE, embedded_names
 from gap3d_app.sources import catalog, store
 
 Names = str | Path | list[str | Path] | tuple[str | Path, ...]
@@ -17,14 +17,14 @@ Names = str | Path | list[str | Path] | tuple[str | Path, ...]
 def split(given: Names) -> Names:
     """Several names with commas between them as a list; anything else as it is."""
     several = isinstance(given, str) and "," in given and not Path(given).is_dir()
-    return given.split(",") if several else given
+    return [name for part in given.split(",") if (name := part.strip())] if several else given
 
 
 def is_assembled(given: Names) -> bool:
     """Whether this names public parts, and not one folder with a pipeline of the app's own."""
     if isinstance(given, list | tuple):
         return True
-    if isinstance(given, str) and (EMBEDDED / given / PIPELINE).is_file():
+    if isinstance(given, str) and given in embedded_names():
         return False
     folder = Path(given)
     if not folder.is_dir():
@@ -48,7 +48,13 @@ def locate(item: str | Path) -> Path:
         return folder
     repo = repository(str(item))
     if repo is None:
-        raise WeightsError(f"There is no weights folder {str(item)!r}.")
+        if str(item) in embedded_names():
+            raise WeightsError(f"The weights {str(item)!r} are a whole pipeline; give them alone.")
+        known = ", ".join(entry.name for entry in catalog.SOURCES)
+        raise WeightsError(
+            f"There is no weights folder {str(item)!r}; give a folder, or one of {known} (python -m gap3d_app weights "
+            "list)."
+        )
     found, entry = store.find(repo), catalog.by_repo(repo)
     if found is not None and not (entry and store.missing_files(entry)):
         return found

@@ -15,8 +15,10 @@ from gap3d_app.errors import WeightsError
 from gap3d_app.models.checkpoint import build_model, read_config, weight_files
 from gap3d_app.models.gap3d_checkpoint import split_checkpoint
 from gap3d_app.models.streaming import StoredTensor, checkpoint_files, joined, load_streamed, stored_tensors
+from gap3d_app.sources.fit import NOT_THEIRS, layout_of
 from gap3d_app.sources.names import read_json
 
+EMBEDDING = "model.embed_tokens.weight"
 NEW_TOKENS = 3
 """Rows that GAP3D adds to Qwen's vocabulary: [IMG], [/IMG], <image> (gap3d.md 2.2)."""
 
@@ -26,6 +28,7 @@ class Part:
     """A network that can be loaded.
 
     Attributes:
+        name: of the weights, for messages.
         files: the weight files that it reads.
         build: of (where the weights go, dtype) gives the network; dtype None means float32.
         read: what it reads, by the network's keys; from the files' headers alone.
@@ -33,6 +36,7 @@ class Part:
         released: dtype on a graphics card, where any other than float32 was asked for; None for that one.
     """
 
+    name: str
     files: tuple[Path, ...]
     build: Callable[[torch.device, torch.dtype | None], nn.Module]
     read: Callable[[], dict[str, StoredTensor]]
@@ -52,12 +56,14 @@ class Part:
         """
         if dtype is not None and device.type == "cuda":
             dtype = self.released or dtype
-        return self.build(home or device, dtype)
+        with layout_of(self.name):
+            return self.build(home or device, dtype)
 
     @property
     def size(self) -> int:
         """Bytes of the network on a graphics card."""
-        return self.width * sum(prod(tensor.shape) for tensor in self.read().values())
+        with layout_of(self.name):
+            return self.width * sum(prod(tensor.shape) for tensor in self.read().values())
 
 
 def trellis_part(stem: Path) -> Part:
@@ -73,7 +79,7 @@ def trellis_part(stem: Path) -> Part:
         name, args = read_config(stem)
         return load_streamed(lambda: build_model(name, args), read(), device, dtype, stem.name)
 
-    return Part(tuple(weight_files(stem)), build, read, released=torch.float16)
+    return Part(stem.name, tuple(weight_files(stem)), build, read, released=torch.float16)
 
 
 def image_encoder_part(folder: Path) -> Part:
@@ -85,8 +91,8 @@ def image_encoder_part(folder: Path) -> Part:
         from gap3d_app.models.image_encoder import from_torch_hub
 
         tensors = stored_tensors(checkpoint_files(folder))
-        if any(key.startswith("model.") for key in tensors):
-            return split_checkpoint(tensors)["image_encoder"]
+        if any(key.removeprefix("module.").startswith("model.") for key in tensors):
+            return split_checkpoint(tensors).get("image_encoder", {})
         return from_torch_hub(tensors) if "pos_embed" in tensors else tensors
 
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
@@ -96,7 +102,7 @@ def image_encoder_part(folder: Path) -> Part:
         config = ImageEncoderConfig(**_image_sizes(folder, tensors, [f.name for f in fields(ImageEncoderConfig)]))
         return load_streamed(lambda: ImageEncoder(config), tensors, device, None, folder.name)
 
-    return Part(tuple(checkpoint_files(folder)), build, read, width=4)
+    return Part(folder.name, tuple(checkpoint_files(folder)), build, read, width=4)
 
 
 def _image_sizes(folder: Path, tensors: dict[str, StoredTensor], known: list[str]) -> dict[str, Any]:
@@ -137,7 +143,7 @@ def text_encoder_part(folder: Path) -> Part:
         model = load_streamed(lambda: TextEncoder(config), read(), device, None, folder.name)
         return model.read_tokenizer(folder / "tokenizer.json")
 
-    return Part(tuple(checkpoint_files(folder)), build, read, width=4)
+    return Part(folder.name, tuple(checkpoint_files(folder)), build, read, width=4)
 
 
 def grid_dit_part(folder: Path) -> Part:
@@ -153,9 +159,11 @@ def grid_dit_part(folder: Path) -> Part:
             config = GridDiTConfig.from_state_dict(tensors, input_size=_grid_side(folder))
         except KeyError as error:
             raise WeightsError(f"The weights {folder.name!r} are no GAP3D checkpoint: they lack {error}.") from None
+        except ValueError as error:
+            raise WeightsError(f"The weights {folder.name!r} have another shape: {error}.") from None
         return load_streamed(lambda: GridDiT(config), tensors, device, dtype, folder.name)
 
-    return Part(tuple(checkpoint_files(folder)), build, read)
+    return Part(folder.name, tuple(checkpoint_files(folder)), build, read)
 
 
 def _grid_side(folder: Path) -> int:
@@ -171,13 +179,15 @@ def prompt_encoder_part(gap3d: Path, qwen: Path | None) -> Part:
     With a folder of public Qwen weights, only the queries and the row of [IMG] come from the checkpoint
     (gap3d.md 10.4); without, everything does.
     """
-    base = qwen or gap3d
+    base, name = qwen or gap3d, gap3d.name if qwen is None else f"{gap3d.name} with {qwen.name}"
 
     def read() -> dict[str, StoredTensor]:
         trained = split_checkpoint(stored_tensors(checkpoint_files(gap3d))).get("prompt_encoder", {})
         if qwen is None:
             return trained
-        public = split_checkpoint(stored_tensors(checkpoint_files(qwen)))["prompt_encoder"]
+        public = split_checkpoint(stored_tensors(checkpoint_files(qwen))).get("prompt_encoder", {})
+        if EMBEDDING not in public:
+            raise WeightsError(f"The weights {qwen.name!r} are no Qwen2.5-VL: they lack {EMBEDDING!r}.")
         return with_trained_rows(public, trained, gap3d.name)
 
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
@@ -186,12 +196,12 @@ def prompt_encoder_part(gap3d: Path, qwen: Path | None) -> Part:
 
         tensors = read()
         config = _prompt_config(read_json(base / "config.json"), tensors, base.name)
-        model = load_streamed(lambda: PromptEncoder(config), tensors, device, dtype, gap3d.name)
+        model = load_streamed(lambda: PromptEncoder(config), tensors, device, dtype, name)
         model.tokenizer = PromptTokenizer.from_file(base / "tokenizer.json", config)
         return model
 
     files = checkpoint_files(gap3d) + (checkpoint_files(qwen) if qwen else [])
-    return Part(tuple(files), build, read)
+    return Part(name, tuple(files), build, read)
 
 
 def with_trained_rows(
@@ -204,13 +214,17 @@ def with_trained_rows(
     Raises:
         WeightsError: the checkpoint lacks what it should add, or fits another language model.
     """
-    embedding, queries = "model.embed_tokens.weight", "model.latent_queries"
-    for key in (embedding, queries):
+    embedding, queries = EMBEDDING, "model.latent_queries"
+    for key, rank in ((embedding, 2), (queries, 3)):
         if key not in trained:
             raise WeightsError(f"The weights {name!r} are no GAP3D checkpoint: they lack {key!r}.")
+        for tensors, whose in ((trained, name), (public, "public")):
+            if key in tensors and len(tensors[key].shape) != rank:
+                found = list(tensors[key].shape)
+                raise WeightsError(f"The weights {whose!r} have shape {found} for {key!r}, expected {rank} axes.")
     old, new = public[embedding].shape, trained[embedding].shape
     known = new[0] - NEW_TOKENS
-    if old[1] != new[1] or old[0] < known:
+    if old[1] != new[1] or not 0 < known <= old[0]:
         raise WeightsError(
             f"The weights {name!r} are for another language model: {embedding!r} has shape {list(new)}, "
             f"the public weights {list(old)}."
@@ -230,7 +244,7 @@ def _prompt_config(config: dict[str, Any], tensors: dict[str, StoredTensor], nam
     vision = dict(config.get("vision_config") or {})
     vision.setdefault("in_channels", vision.get("in_chans", 3))
     try:
-        rows = tensors["model.embed_tokens.weight"].shape[0]
+        rows = tensors[EMBEDDING].shape[0]
         text |= {"vocab_size": rows, "rope_theta": text.get("rope_theta", rope.get("rope_theta", 1e6))}
         text |= {"mrope_section": rope["mrope_section"]}
         # A name that a config leaves out has the default of the 3B model; a wrong size shows in a shape.
@@ -243,5 +257,5 @@ def _prompt_config(config: dict[str, Any], tensors: dict[str, StoredTensor], nam
             img_start_token_id=rows - NEW_TOKENS,
             query_token_id=rows - 1,
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except NOT_THEIRS as error:
         raise WeightsError(f"The configuration of {name!r} is not that of a Qwen2.5-VL: {error}.") from None

@@ -6,6 +6,7 @@ hash of a small one) before it takes its place, and asked for at one fixed commi
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 from gap3d_app.errors import Gap3DError, WeightsError
 from gap3d_app.sources import store
 from gap3d_app.sources.catalog import Source, human
+
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 SPARE_BYTES = 200_000_000
 """What a download leaves free on the disk."""
@@ -84,14 +87,24 @@ def pull(
     except Exception as error:  # whatever the HTTP library of the day raises, and full or read-only disks
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"The download of {source.name!r} stopped ({reason[0].rstrip('.')}); run the command again, it goes on "
-            "where it stopped."
+            f"The download of {source.name!r} stopped ({reason[0].rstrip('.')}); {_way_out(error, source)}."
         ) from error
     if not source.revision:
         reference = store.repo_dir(source.repo) / "refs" / "main"
         reference.parent.mkdir(exist_ok=True)
         reference.write_text(revision)
     return store.find(source.repo)
+
+
+def _way_out(error: Exception, source: Source) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"accept the terms of {source.repo} on the hub, sign in with `hf auth login` and run the command again"
+    if status == 404:
+        return f"the hub has not, or no longer, what this version asks of {source.repo}; see docs/weights.md"
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return f"make room and rights in {str(store.cache_dir())!r}, or set HF_HUB_CACHE to another folder"
+    return "run the command again, it goes on where it stopped"
 
 
 def _newest(source: Source, endpoint: str | None) -> str:
@@ -115,15 +128,33 @@ def _ask(source: Source, name: str, revision: str, endpoint: str | None) -> _Rem
     return _Remote(name, found.size or 0, found.etag, found.location)
 
 
+def check_room(sources: list[Source]) -> None:
+    """Whether several sources fit the disk together, by the catalog's sizes, before the first is fetched.
+
+    Raises:
+        WeightsError: they do not.
+    """
+    wanted = 0
+    for source in sources:
+        blobs = store.repo_dir(source.repo) / "blobs"
+        here = sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
+        wanted += max(0, source.size - here) if store.missing_files(source) else 0
+    if len(sources) > 1:
+        _require_free(" and ".join(source.name for source in sources), wanted)
+
+
 def _check_room(source: Source, remote: list[_Remote]) -> None:
-    wanted = sum(file.size - file.here(source.repo) for file in remote)
+    _require_free(source.name, sum(file.size - file.here(source.repo) for file in remote))
+
+
+def _require_free(name: str, wanted: int) -> None:
     folder = store.cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if wanted + SPARE_BYTES > free:
         raise WeightsError(
-            f"The weights {source.name!r} need {human(wanted)} more on the disk, but {human(free)} are free in "
-            f"{str(folder)!r}; make room or set HF_HUB_CACHE to another disk."
+            f"The weights {name!r} need {human(wanted)} more on the disk and {human(SPARE_BYTES)} to spare, but "
+            f"{human(free)} are free in {str(folder)!r}; make room or set HF_HUB_CACHE to another disk."
         )
 
 

@@ -43,7 +43,7 @@ def revision_here(repo: str) -> str | None:
     if entry and entry.revision:
         return entry.revision
     reference = repo_dir(repo) / "refs" / "main"
-    return reference.read_text().strip() if reference.is_file() else None
+    return reference.read_text(encoding="utf-8", errors="replace").strip() if reference.is_file() else None
 
 
 def find(repo: str) -> Path | None:

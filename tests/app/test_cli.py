@@ -293,7 +293,7 @@ def test_interrupt(tiny_weights, tmp_path):
     while "grid" not in seen and time.monotonic() < deadline:
         seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

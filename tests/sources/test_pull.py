@@ -134,7 +134,7 @@ def test_extra_files_are_fetched_but_not_needed(hub):
 def test_no_room(hub, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(pull.shutil, "disk_usage", lambda path: usage(1, 1, 500_000))
-    with pytest.raises(WeightsError, match="need 1 MB more on the disk, but 500 kB are free"):
+    with pytest.raises(WeightsError, match="need 1 MB more on the disk and 0 kB to spare, but 500 kB are free"):
         fetch(hub)
     assert not hub.gets("")
 
