@@ -149,6 +149,8 @@ def open_image(source: str | Path | bytes | Image.Image, exact: bool = False) ->
         path = Path(source)
         name = f"The picture {path.name!r}"
         try:
+            if path.is_dir():
+                raise InputError(f"{name} is a folder; give a file.")
             if not path.is_file():
                 raise InputError(f"{name} does not exist; check the path.")
             size = path.stat().st_size

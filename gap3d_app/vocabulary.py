@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any, NamedTuple
 
 _SAID_OF_NOTHING = frozenset(
@@ -19,6 +20,12 @@ SHOWN = 4
 def words_of(text: str) -> list[str]:
     """The words of a text as they are written: runs of letters, of any script."""
     return re.findall(r"[^\W\d_]+", text)
+
+
+def signs_of(text: str) -> list[str]:
+    """Numbers that stand by themselves, and pictograms and other symbols."""
+    symbols = [character for character in text if unicodedata.category(character) in ("So", "Sc", "Sm")]
+    return re.findall(r"(?<!\w)\d+(?!\w)", text) + symbols
 
 
 class Vocabulary(NamedTuple):
@@ -41,7 +48,7 @@ class Vocabulary(NamedTuple):
     def unknown(self, text: str) -> list[str]:
         """The words of `text` that were never taught, as they are written; each once."""
         known, found = self.words | _SAID_OF_NOTHING, {}
-        for word in words_of(text):
+        for word in words_of(text) + signs_of(text):
             found.setdefault(word.lower(), word)
         return [word for low, word in found.items() if known.isdisjoint(_forms(low))]
 

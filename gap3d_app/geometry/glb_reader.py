@@ -53,7 +53,7 @@ def read_glb(path: str | Path) -> Mesh:
     except OSError as error:
         raise InputError(f"The mesh cannot be read ({error.strerror}); send it again.") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error, RecursionError) as error:
-        words = str(error)[:80] or type(error).__name__
+        words = "it ends too early" if isinstance(error, struct.error) else str(error)[:80] or type(error).__name__
         raise InputError(f"The mesh is not a sound GLB file ({words}); export it as GLB again.") from None
     if not np.isfinite(corners).all():
         raise InputError("The mesh has vertices that are not finite; repair it.")

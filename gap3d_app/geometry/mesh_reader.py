@@ -25,12 +25,14 @@ def read_parts(path: str | Path) -> Iterator[tuple[Any, np.ndarray]]:
     import trimesh
 
     path, empty = Path(path), True
+    if path.is_dir():
+        raise InputError(f"The mesh {path.name!r} is a folder; give a file.")
     if not path.is_file():
         raise InputError(f"The mesh {path.name!r} does not exist; check the path.")
     try:
         scene = trimesh.load(path, force="scene", process=False)
     except Exception as error:  # the readers of the formats raise many types
-        raise InputError(f"{path.name} cannot be read as a 3D asset ({error}); give a GLB file.") from error
+        raise InputError(f"{path.name} cannot be read as a 3D asset; give a GLB file that is whole.") from error
     for node in scene.graph.nodes_geometry:
         transform, name = scene.graph[node]
         geometry = scene.geometry[name]

@@ -161,8 +161,10 @@ class PromptTokenizer:
         if not truncate:
             count, limit = self.count_tokens(caption), self.max_caption_tokens(with_image)
             if count > limit:
+                words = len(caption.split())
                 raise InputError(
-                    f"The prompt is {count} tokens long, but at most {limit} tokens fit; please shorten it."
+                    f"The prompt of {words} words is too long for these weights ({count} tokens of at most {limit}); "
+                    f"shorten it to about {max(1, words * limit // count)} words."
                 )
         return self.ids(self.pieces(caption, with_image))
 

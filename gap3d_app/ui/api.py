@@ -73,7 +73,10 @@ def _hidden(spec: Spec) -> Any:
 def _endpoint(shelf: Shelf, work: WorkDir, specs: dict[str, Spec]) -> Callable[..., Iterator[tuple]]:
     def generate(*values: Any) -> Iterator[tuple]:
         prompt, image, background, *rest, views, multi_image, mesh, model, file = values
-        settings = dict(zip(specs, rest, strict=True))
+        whole = {name for name, spec in specs.items() if spec.kind == "choice" and isinstance(spec.choices[0], int)}
+        settings = {
+            name: fields.number(value) if name in whole else value for name, value in zip(specs, rest, strict=True)
+        }
         request = runs.Request(prompt, image, background, settings, views, multi_image, mesh, model)
         file = file or FILES[0]
         try:

@@ -13,7 +13,7 @@ import gradio as gr
 from gap3d_app.background import cut_out, on_checkerboard
 from gap3d_app.errors import Gap3DError, InputError
 from gap3d_app.prompt import clean_text, open_image
-from gap3d_app.settings import SEED_MAX, Settings
+from gap3d_app.settings import SEED_MAX, Settings, Spec
 from gap3d_app.ui import fields, gpu, runs, texts
 from gap3d_app.ui.status import Progress, cut_out_html, tiles_html
 
@@ -43,14 +43,22 @@ class Handlers:
             if name == "prompt":
                 checks.append(_verdict(lambda: _require_something(given)))
             elif name in specs and value is not None and not (name == "seed" and given["randomise"]):
-                checks.append(_verdict(lambda spec=specs[name], value=value: spec.check(value)))
+                checks.append(_verdict(lambda spec=specs[name], value=value: _check(spec, value, given)))
             else:
                 checks.append(gr.validate(True, ""))
         return checks
 
     def begun(self, *values: Any) -> dict:
-        """A run that the checks let through can be cancelled from now on, while it waits for its place too."""
-        return gr.update(interactive=all(verdict["is_valid"] for verdict in self.check(*values)))
+        """A run that the checks let through can be cancelled from now on, while it waits for its place too.
+
+        Of another one the card says why it does not begin: the field that says so may be folded away or out of sight.
+        """
+        parts, refused = self.parts, [v["message"] for v in self.check(*values) if not v["is_valid"]]
+        if not refused:
+            return {parts.cancel: gr.update(interactive=True), parts.status: gr.skip()}
+        progress = Progress()
+        progress.end("refused", f"{texts.REFUSED}: {refused[0]}")
+        return {parts.cancel: gr.update(interactive=False), parts.status: progress.html()}
 
     def generate(self, *values: Any) -> Iterator[dict]:
         """Run and stream; yields once per sampler step, so that Cancel ends it there."""
@@ -76,34 +84,42 @@ class Handlers:
             settings["seed"] = secrets.randbelow(SEED_MAX + 1)
         pictures: dict[str, str] = {}
         progress.state, progress.line = "running", texts.STAGES["prompt"]
-        yield {
-            parts.status: progress.html(), parts.tiles: tiles_html(pictures), parts.seed: settings["seed"],
-            parts.viewer: None, parts.result: None, parts.turntable: gr.update(interactive=False),
-            **{button: gr.update(value=None, interactive=False) for button in (parts.glb, parts.ply, parts.recipe)},
-        }
+        yield {parts.status: progress.html(), parts.seed: settings["seed"]}
         for seconds in runs.wait_for_pipeline(self.shelf.loader(self.shelf.offer(given["model"]).key)):
             progress.state, progress.line = "loading", f"{texts.LOADING} ({seconds:.0f} s)"
             yield {parts.status: progress.html()}
         wanted = ("prompt", "picture", "background", "views", "multi_image", "mesh", "model")
         request = runs.Request(**{name: given[name] for name in wanted}, settings=settings)
         with closing(runs.run(self.shelf, self.work, request, FORMATS, tiles=True)) as events:
+            begun = False
             for event in events:
                 if isinstance(event, Settings):
                     progress.begin(event)
-                elif isinstance(event, runs.Result):
+                    yield {parts.status: progress.html()}
+                    continue
+                if not begun:  # what was asked for can be used, so the last result makes room
+                    begun = True
+                    yield self._cleared()
+                if isinstance(event, runs.Result):
                     result = event
                     break
+                progress.observe(event)
+                if event.tile:
+                    pictures[event.tile[0]] = event.tile[1]
+                    yield {parts.status: progress.html(), parts.tiles: tiles_html(pictures)}
                 else:
-                    progress.observe(event)
-                    if event.tile:
-                        pictures[event.tile[0]] = event.tile[1]
-                        yield {parts.status: progress.html(), parts.tiles: tiles_html(pictures)}
-                        continue
-                yield {parts.status: progress.html()}
+                    yield {parts.status: progress.html()}
         progress.seconds = result.seconds
         done = texts.DONE.format(seconds=sum(result.seconds.values()))
         progress.end("done", " ".join([f"{done}.", *result.warnings]) if result.warnings else done)
         yield {parts.status: progress.html(), parts.result: result.key}
+
+    def _cleared(self) -> dict:
+        """No result, nothing to download."""
+        parts = self.parts
+        files = {part: gr.update(value=None, interactive=False) for part in (parts.glb, parts.ply, parts.recipe)}
+        gone = {parts.tiles: tiles_html({}), parts.viewer: None, parts.result: None}
+        return files | gone | {parts.turntable: gr.update(interactive=False)}
 
     def _named(self, values: tuple) -> dict[str, Any]:
         """Values by name; what was typed into a text box as a number, None where it is empty.
@@ -182,9 +198,9 @@ class Handlers:
         try:
             cut = cut_out(open_image(picture), background or "auto")
         except Gap3DError as error:
-            return {parts.cut_out: cut_out_html(None, str(error))}
+            return {parts.cut_out: cut_out_html(None, "", str(error))}
         except Exception as error:
-            return {parts.cut_out: cut_out_html(None, runs.unexpected(error))}
+            return {parts.cut_out: cut_out_html(None, "", runs.unexpected(error))}
         small = cut.rgba.copy()
         small.thumbnail((CUT_OUT_SIDE, CUT_OUT_SIDE))
         from gap3d_app.ui.pictures import data_uri
@@ -208,11 +224,16 @@ class Handlers:
             message = str(error)
         except Exception as error:
             message = runs.unexpected(error)
-        again = gr.update(value=texts.TURNTABLE, interactive=True)
+        again = gr.update(value=texts.TURNTABLE)  # whether it can be pressed is `turnable`'s to say
         if message is not None:
             yield {parts.turntable: again}
             raise gr.Error(escape(message), title=texts.ERROR_TITLE, print_exception=False)
         yield {parts.turntable: again, parts.turntable_file: str(path)}
+
+
+    def turnable(self, key: str | None) -> dict:
+        """A turntable has been made or has failed; the result that it was of may be gone from the page meanwhile."""
+        return gr.update(interactive=self.work.result(key) is not None)
 
 
 def cost_html(planned: dict[str, float], compiles: bool = False) -> str:
@@ -241,6 +262,16 @@ def _text_of(prompt: Any) -> str:
 def _require_something(given: dict[str, Any]) -> None:
     if not clean_text(given["prompt"]) and given["picture"] is None and not given["views"]:
         raise InputError(texts.NOTHING_GIVEN)
+
+
+def _check(spec: Spec, value: Any, given: dict[str, Any]) -> None:
+    """A setting by itself, and a pair that excludes each other; named as on the page."""
+    try:
+        spec.check(value)
+    except InputError as error:
+        raise InputError(str(error).replace(f"Setting {spec.name} is", f"{spec.label} is", 1)) from None
+    if spec.name == "turntable_shading":
+        Settings.validated(turntable=given["turntable"], turntable_shading=value)
 
 
 def _verdict(check: Any) -> dict:

@@ -224,15 +224,19 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
         trigger_mode="once", **MODEL,
     )
     # Listeners of one click follow each other: these must come first.
-    parts.generate.click(None, [parts.prompt, parts.picture], None, js=scripts.BEGIN, **HIDDEN)
-    parts.generate.click(handlers.begun, parts.inputs, parts.cancel, api_name="page_begun", queue=False, **HIDDEN)
+    parts.generate.click(None, [parts.prompt, parts.picture, parts.views], None, js=scripts.BEGIN, **HIDDEN)
+    parts.generate.click(
+        handlers.begun, parts.inputs, [parts.cancel, parts.status], api_name="page_begun", queue=False, **HIDDEN
+    )
     run = parts.generate.click(**start)
     run.success(
         handlers.show, parts.result, [parts.viewer, *parts.downloads], api_name="page_show", queue=False, **HIDDEN
     )
-    run.then(
-        handlers.ended, parts.status, [parts.status, parts.cancel], api_name="page_ended", queue=False, **HIDDEN
-    )
+    for number, end in enumerate((run.then, run.failure)):  # the one is silent about a run that raised an error
+        end(
+            handlers.ended, parts.status, [parts.status, parts.cancel], api_name=f"page_ended_{number}", queue=False,
+            **HIDDEN,
+        )
     parts.cancel.click(None, None, None, cancels=run, **HIDDEN)
     parts.model.input(
         handlers.choose, parts.model, parts.depending, api_name="page_choose", queue=False, **HIDDEN
@@ -244,18 +248,24 @@ def _wire(parts: Parts, handlers: Handlers) -> None:
     gr.on(triggers, api_name="page_cost", trigger_mode="always_last", **cost)
     run.then(api_name="page_cost_after", **cost)
     show_blend = scripts.show_blend([key for key, offer in handlers.shelf.offers.items() if offer.both])
-    for change in (parts.prompt.change, parts.picture.change, parts.model.change):
-        change(None, [parts.prompt, parts.picture, parts.model], parts.blend, js=show_blend, **HIDDEN)
+    for part in (parts.prompt, parts.picture, parts.views, parts.model):
+        given = [parts.prompt, parts.picture, parts.views, parts.model]
+        part.change(None, given, parts.blend, js=show_blend, **HIDDEN)
     parts.picture.change(None, parts.picture, parts.background, js=scripts.SHOW_METHOD, **HIDDEN)
     for number, change in enumerate((parts.picture.change, parts.background.input)):
         change(
             handlers.cut_out, [parts.picture, parts.background], parts.cut_out, api_name=f"page_cut_out_{number}",
             concurrency_id="cut-out", concurrency_limit=2, trigger_mode="always_last", **HIDDEN,
         )
-    parts.turntable.click(
+    made = parts.turntable.click(
         handlers.turntable, parts.result, [parts.turntable, parts.turntable_file], api_name="page_turntable",
         concurrency_id="turntable", concurrency_limit=1, **HIDDEN,
-    ).success(None, None, None, js=scripts.DOWNLOAD, **HIDDEN)
+    )
+    made.success(None, None, None, js=scripts.DOWNLOAD, **HIDDEN)
+    for number, end in enumerate((made.then, made.failure)):
+        end(
+            handlers.turnable, parts.result, parts.turntable, api_name=f"page_turnable_{number}", queue=False, **HIDDEN
+        )
 
 
 def _example_pictures() -> list[Path]:

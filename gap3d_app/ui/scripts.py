@@ -6,15 +6,15 @@ import json
 
 from gap3d_app.ui import texts
 
-_SHOW_BLEND = """(prompt, picture, model) => ({
+_SHOW_BLEND = """(prompt, picture, views, model) => ({
     __type__: 'update',
-    visible: BOTH.includes(model) && Boolean(picture) && (prompt || '').trim().length > 0,
+    visible: BOTH.includes(model) && (Boolean(picture) || Boolean(views?.length)) && (prompt || '').trim().length > 0,
 })"""
 SHOW_METHOD = "(picture) => ({__type__: 'update', visible: Boolean(picture)})"
 
 # On a phone the result is below the fold.
-BEGIN = """(prompt, picture) => {
-    const something = Boolean(picture) || (prompt || '').trim().length > 0;
+BEGIN = """(prompt, picture, views) => {
+    const something = Boolean(picture) || Boolean(views?.length) || (prompt || '').trim().length > 0;
     if (something && window.innerWidth < 700) document.querySelector('#viewer').scrollIntoView();
 }"""
 

@@ -21,7 +21,7 @@ class Progress:
     """Where a run is.
 
     Attributes:
-        state: "idle", "loading", "running", "done", "cancelled" or "failed".
+        state: "idle", "refused", "loading", "running", "done", "cancelled" or "failed".
         of: planned steps per stage, for the bar.
         step: finished steps per stage.
         seconds: wall time per finished stage.
@@ -126,12 +126,13 @@ def cut_out_html(picture: str | None, line: str, warning: str | None = None) -> 
     """The cut-out on its checkerboard with the method that made it, or what will appear.
 
     Args:
-        picture: data: address, or None.
+        picture: data: address, or None where there is none or it cannot be used.
         line: what was done, or what will appear.
         warning: a sentence that needs attention, or None.
     """
     if picture is None:
-        return f'<figure class="g-cut"><div class="g-frame"><span class="g-empty">{escape(line)}</span></div></figure>'
+        kind, words = ("g-empty g-refused", warning) if warning else ("g-empty", line)
+        return f'<figure class="g-cut"><div class="g-frame"><span class="{kind}">{escape(words)}</span></div></figure>'
     kind, words = ("g-warning", warning) if warning else ("g-note", line)
     return (
         f'<figure class="g-cut"><div class="g-frame"><img src="{picture}" alt="The object cut out of the picture, on '

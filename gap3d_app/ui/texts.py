@@ -39,7 +39,7 @@ RANDOMISE = "New seed for every run"
 GENERATE = "Generate"
 CANCEL = "Cancel"
 ADVANCED = "Advanced settings"
-FROM_PRESET = "from the preset"
+FROM_PRESET = "preset"
 
 VIEWER_LABEL = "3D model"
 VIEWER_EMPTY = "No 3D model yet"
@@ -61,6 +61,7 @@ TOTAL = "Total"
 DONE = "Done in {seconds:.1f} s"
 CANCELLED = "Cancelled. The next run can start."
 FAILED = "This run did not finish"
+REFUSED = "Not started"
 
 TILES = {
     "grid": ("Token grid", "What the 3D stages get to see, as colours", "Picture of the token grid: similar "

@@ -150,7 +150,7 @@ def test_exif_rotation():
 def test_paths(tmp_path):
     with pytest.raises(InputError, match="'gone.png' does not exist"):
         open_image(tmp_path / "gone.png")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="is a folder; give a file"):
         open_image(tmp_path)
     with pytest.raises(InputError):
         open_image("a\0b.png")

@@ -25,7 +25,8 @@ def small() -> Vocabulary:
         ("a hand-made chair's hand", ["made"]),
         ("a blue, blue Steam locomotive in 3D", ["blue", "Steam", "locomotive"]),
         ("红色的椅子", ["红色的椅子"]),
-        ("12 %", []),
+        ("12 red chairs, 100 %", ["12", "100"]),
+        ("\U0001f697 and a red chair \U0001f525\ufe0f", ["\U0001f697", "\U0001f525"]),
     ],
 )
 def test_unknown_words(small, text, unknown):

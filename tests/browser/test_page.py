@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from gap3d_app.geometry.glb import export_glb
 from gap3d_app.ui import runs, texts
-from tests.browser.visits import DONE, FAILED, PROMPT, RUNNING, VIEWER, Visit
+from tests.browser.visits import DONE, FAILED, PROMPT, REFUSED, RUNNING, VIEWER, Visit
 from tests.geometry.shapes import solid_mesh, torus
 from tests.ui.serving import serving, wait_until
 
@@ -66,7 +66,10 @@ def test_nothing_given_is_said_at_the_prompt_and_the_next_run_works(visit):
     one.page.wait_for_selector(f"#prompt >> text={texts.NOTHING_GIVEN}")
     one.open_settings()
     one.type_setting("grid_steps", "0")
-    one.generate("a mug", until="text=Setting grid_steps is 0")
+    one.generate("a mug", until="#advanced >> text=Grid steps is 0")
+    # The card says it too, because the field may be folded away.
+    one.page.wait_for_selector(f"{REFUSED} >> text={texts.REFUSED}: Grid steps is 0")
+    assert one.page.is_disabled("#cancel")
     one.type_setting("grid_steps", "2")
     one.generate()
 
@@ -109,13 +112,28 @@ def test_a_bad_picture_is_explained_and_the_next_run_works(visit, tmp_path):
     fake.write_text("hello")
     one.page.set_input_files("#picture input[type=file]", fake)
     words = "is not a PNG, JPEG or WebP picture"
-    one.page.wait_for_selector(f"#cut-out >> text={words}")
+    one.page.wait_for_selector(f"#cut-out .g-refused >> text={words}")
     one.generate(until=FAILED)
     assert words in one.line()
+    one.page.wait_for_selector("#cancel[disabled]")
     one.page.wait_for_selector(f"[data-testid=toast-body] >> text={words}")
     one.page.click("#picture button[aria-label='Remove Image']")
     one.page.wait_for_selector(f"#cut-out >> text={texts.CUT_OUT_EMPTY}")
     one.generate("a mug")
+
+
+def test_an_input_that_cannot_be_used_leaves_the_last_result(visit, tmp_path):
+    one = visit()
+    one.generate("a mug")
+    one.page.wait_for_selector("#download-glb:not([disabled])")
+    fake = tmp_path / "fake.png"
+    fake.write_text("hello")
+    one.page.set_input_files("#picture input[type=file]", fake)
+    one.page.wait_for_selector("#cut-out .g-refused")
+    one.page.click("#generate")
+    one.page.wait_for_selector(FAILED)
+    one.page.wait_for_selector("#cancel[disabled]")
+    assert one.page.is_enabled("#download-glb") and one.page.is_visible(VIEWER) and one.page.is_enabled("#turntable")
 
 
 def test_cancel_stops_within_a_step_and_frees_the_place(visit, server):
@@ -148,7 +166,13 @@ def test_a_waiting_visitor_sees_the_queue_and_can_leave_it(visit, server):
     first.generate("a mug", until=RUNNING)
     second.type(PROMPT, "a chair")
     second.page.click("#generate")
-    second.page.wait_for_selector("#status >> text=/queue/i")
+    queue = second.page.locator("#status >> text=/queue/i").first
+    queue.wait_for()
+    box, clips = queue.bounding_box(), second.page.evaluate(
+        "() => { const e = document.querySelector('#status [data-testid=status-tracker]');"
+        "return getComputedStyle(e).overflow !== 'visible' && e.getBoundingClientRect().height < 10 }"
+    )
+    assert box["height"] > 5 and not clips, "the line about the queue is cut off"
     finished = server.pipeline.finished
     second.page.click("#cancel:not([disabled])")
     server.pipeline.delay = 0.0

@@ -7,6 +7,7 @@ from PIL import Image
 from tests.ui.serving import wait_until
 
 DONE, FAILED = ".g-status[data-state=done]", ".g-status[data-state=failed]"
+REFUSED = ".g-status[data-state=refused]"
 RUNNING = ".g-status[data-state=running]"
 PROMPT, VIEWER = "#prompt textarea", "#viewer canvas"
 
@@ -74,7 +75,9 @@ class Visit:
             self.type(PROMPT, prompt)
         from playwright.sync_api import TimeoutError
 
-        begun = self.page.locator(until).or_(self.page.locator(".g-status:not([data-state=idle])")).first
+        begun = self.page.locator(until).or_(
+            self.page.locator(".g-status:not([data-state=idle]):not([data-state=refused])")
+        ).first
         for _ in range(10):
             self.page.click("#generate")
             try:

@@ -75,7 +75,8 @@ BOMBS = {
     "beyond the file": dict(accessors=[{"bufferView": 0, "componentType": 5126, "count": 900_000, "type": "VEC3"}] * 2),
     "more than 2,000,000 triangles": dict(accessors=[
         {"bufferView": 0, "componentType": 5126, "count": 10**9, "type": "VEC3"}] * 2),
-    "not a sound GLB file .'bufferView'": dict(accessors=[{"componentType": 5126, "count": 3, "type": "VEC3"}] * 2),
+    "not a sound GLB file .'bufferView'": dict(
+        accessors=[{"componentType": 5126, "count": 3, "type": "VEC3"}] * 2),
     "over 4,000 parts": dict(nodes=[{"children": [1] * 200}, {"children": [2] * 200}, {"mesh": 0}],
                               scenes=[{"nodes": [0]}]),
     "64 levels": dict(nodes=nested(100), scenes=[{"nodes": [0]}]),
@@ -109,6 +110,7 @@ def test_a_loop_of_nodes(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"glTF", b"not a mesh at all", b"PK\x03\x04" + bytes(50), b"solid stl" * 9])
 def test_other_files(tmp_path, content):
+    """One sentence, without the words of the libraries that read."""
     path = tmp_path / "a.glb"
     path.write_bytes(content)
     with pytest.raises(InputError, match="GLB"):

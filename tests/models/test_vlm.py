@@ -132,7 +132,7 @@ def test_the_limit_is_named_and_exact(encoder: PromptEncoder) -> None:
     fitting = word * (limit // encoder.count_tokens(word))
     assert encoder.count_tokens(fitting) <= limit
     encoder.tokenize([fitting])
-    with pytest.raises(InputError, match=f"at most {limit} tokens"):
+    with pytest.raises(InputError, match=f"tokens of at most {limit}.; shorten it to about"):
         encoder.tokenize([word * (limit + 1)])
     assert encoder.tokenizer.max_caption_tokens(with_image=True) < limit - encoder.config.image_tokens
     cut = encoder.tokenize([word * 500], truncate=True)
