@@ -17,6 +17,9 @@ from torch import Tensor
 SH_C0 = 0.28209479177387814
 """Value of the zeroth real spherical harmonic; rgb = 0.5 + SH_C0 * dc."""
 
+GREY = 0.8
+"""Colour of meshes without colours, 0..1."""
+
 
 def _moved(value: Any, *args: Any, **kwargs: Any) -> Any:
     """A copy of a dataclass with every tensor field passed through `.to`; dtypes of integers are kept."""

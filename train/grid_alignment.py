@@ -113,8 +113,9 @@ class GridAlignmentStage(Stage):
         def velocity(state: GridState, t: Tensor, c: Tensor) -> GridState:
             return GridState(*self.dit(*state, c, t))
 
+        patches = self.side**2
         made = pack_grid(*sampler_sample(sampler, velocity, noise, cond))
-        cosine = torch.cosine_similarity(made[:, 5:], batch["tokens"][:, 5:], dim=-1).mean(1)
+        cosine = torch.cosine_similarity(made[:, -patches:], batch["tokens"][:, -patches:], dim=-1).mean(1)
         scores, images, start = {}, [], 0
         for kind, count in batch["counts"].items():
             scores[f"test_cosine_{kind}"] = float(cosine[start : start + count].mean())

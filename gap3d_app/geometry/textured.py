@@ -14,12 +14,10 @@ from gap3d_app.geometry.bake import ColorFn, SurfaceColors, bake
 from gap3d_app.geometry.simplify import keep_main_parts, simplify
 from gap3d_app.geometry.unwrap import Atlas
 from gap3d_app.geometry.unwrap import unwrap as unwrap_mesh
-from gap3d_app.values import Mesh
+from gap3d_app.values import GREY, Mesh
 
 HEAD_START = 8
 """Times the wanted faces to which a device simplifies: below, few collapses are independent, and order counts."""
-GREY = 0.8
-"""Of meshes without colours."""
 
 
 @dataclass

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..values import Gaussians
-from . import with_gsplat
+from gap3d_app.render import with_gsplat
+from gap3d_app.values import Gaussians
 
 NEAR = 0.2  # object units; nearer centres are culled
 SMALLEST_ALPHA = 1 / 255

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..values import Mesh
-from . import with_nvdiffrast
+from gap3d_app.render import with_nvdiffrast
+from gap3d_app.values import GREY, Mesh
 
 FRAGMENTS_PER_PASS = {"cpu": 1 << 21, "cuda": 1 << 24}
 EDGE_TOLERANCE = 1e-5  # barycentric; a pixel on an edge belongs to both triangles and depth decides
@@ -321,7 +321,7 @@ def _blend(values: Tensor, corners: Tensor, bary: Tensor) -> Tensor:
 
 def _albedo(mesh: Mesh, corners: Tensor, bary: Tensor) -> Tensor:
     if mesh.colors is None:
-        return torch.full((corners.shape[0], 3), 0.8, device=corners.device)
+        return torch.full((corners.shape[0], 3), GREY, device=corners.device)
     return _blend(mesh.colors.float(), corners, bary)
 
 

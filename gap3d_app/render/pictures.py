@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..geometry.cameras import orbit_camera
-from ..values import Mesh
-from .mesh import render_mesh
+from gap3d_app.geometry.cameras import orbit_camera
+from gap3d_app.render.mesh import render_mesh
+from gap3d_app.values import Mesh
 
 CAPTION_LINES = 3
 CAPTION_SIZE = 13  # pixels

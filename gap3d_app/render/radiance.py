@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..values import SH_C0, RadianceField
-from .mesh import passes
+from gap3d_app.render.mesh import passes
+from gap3d_app.values import SH_C0, RadianceField
 
 SHADINGS = ("color", "depth")
 NEAR = 0.2  # object units of camera z; voxels whose centres are nearer are culled

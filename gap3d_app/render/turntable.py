@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import OutputError
-from ..geometry.cameras import turntable_cameras
-from ..output import write_atomic
-from ..settings import SHADINGS
-from ..values import SH_C0, Gaussians, Mesh, RadianceField
-from .gaussians import render_gaussians
-from .mesh import render_mesh
-from .radiance import render_radiance
+from gap3d_app.errors import OutputError
+from gap3d_app.geometry.cameras import turntable_cameras
+from gap3d_app.output import write_atomic
+from gap3d_app.render.gaussians import render_gaussians
+from gap3d_app.render.mesh import render_mesh
+from gap3d_app.render.radiance import render_radiance
+from gap3d_app.settings import SHADINGS
+from gap3d_app.values import SH_C0, Gaussians, Mesh, RadianceField
 
 HALF_DIAGONAL = 3**0.5 / 2  # of the unit cube: no asset is nearer or farther than this from the origin
 PALETTE_FRAMES = 16

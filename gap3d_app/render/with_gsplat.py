@@ -12,7 +12,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from ..values import Gaussians
+from gap3d_app.values import Gaussians
 
 
 def applies(gaussians: Gaussians) -> bool:

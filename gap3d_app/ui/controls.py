@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from gap3d_app.estimate import FULL_SIZE_BYTES
 from gap3d_app.prompt import MULTI_IMAGE
 from gap3d_app.settings import REPRESENTATIONS, Settings
 from gap3d_app.ui import fields, texts
@@ -40,7 +41,7 @@ def model_choice(parts: Parts, offers: list[Offer], card: bool) -> None:
 
 def note_html(offer: Offer, card: bool) -> str:
     """What to expect of weights on this machine."""
-    full = max(offer.sizes.values(), default=0) > 300_000_000
+    full = max(offer.sizes.values(), default=0) > FULL_SIZE_BYTES
     words = f"{offer.note} {texts.NO_CARD}" if full and not card else offer.note
     html = f'<p class="g-cost">{escape(words)}</p>'
     if vocabulary := Vocabulary.of(offer.args):

@@ -20,7 +20,7 @@ from torch import Tensor
 from gap3d_app.geometry.cube_tables import CORNERS
 from gap3d_app.geometry.flexicubes import extract
 from gap3d_app.render.mesh import passes
-from gap3d_app.values import Mesh
+from gap3d_app.values import GREY, Mesh
 
 SHELL = 0.75  # fine cells between the triangles and the surface that is returned
 BAND = 1.8  # fine cells searched around the triangles: SHELL + 1, so both ends of a crossed edge are known
@@ -166,7 +166,7 @@ def _cut_triangles(mesh: Mesh, cells: int) -> tuple[Tensor, Tensor]:
     vertices = ((mesh.vertices.float() + 0.5) * cells).clamp(1, cells - 1) + 1
     corners = vertices[mesh.faces]
     if mesh.colors is None:
-        colors = torch.full_like(corners, 0.8)
+        colors = torch.full_like(corners, GREY)
     else:
         colors = mesh.colors.float()[mesh.faces]
     edges = (corners - corners.roll(1, dims=1)).norm(dim=-1)

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 from gap3d_app.errors import Gap3DError
-
-from .dataset import write_contact_sheet, write_dataset
-from .spec import sample_spec
+from train.data.procedural.dataset import write_contact_sheet, write_dataset
+from train.data.procedural.spec import sample_spec
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .shapes import Shape
+from train.data.procedural.shapes import Shape
 
 
 def rotation(x: float = 0, y: float = 0, z: float = 0) -> np.ndarray:

@@ -6,9 +6,9 @@ one-sentence texts, and two or three words. All name the object; nearly all name
 
 import numpy as np
 
-from .categories import CATEGORIES
-from .look import COLORS, FINISHES
-from .spec import AssetSpec, secondary_noun
+from train.data.procedural.categories import CATEGORIES
+from train.data.procedural.look import COLORS, FINISHES
+from train.data.procedural.spec import AssetSpec, secondary_noun
 
 SIZE_SYNONYMS = {
     "tall": ("tall", "high"), "short": ("short", "low"), "wide": ("wide", "broad"), "narrow": ("narrow", "thin"),

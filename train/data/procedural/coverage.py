@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .builder import rotation
-from .spec import Assembly
+from train.data.procedural.builder import rotation
+from train.data.procedural.spec import Assembly
 
 _GRID = 56
 

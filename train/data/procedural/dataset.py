@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 
 from gap3d_app.errors import InputError, OutputError
-
-from .captions import captions
-from .glb_file import glb_bytes
-from .spec import AssetSpec, assemble, build, sample_spec
+from train.data.procedural.captions import captions
+from train.data.procedural.glb_file import glb_bytes
+from train.data.procedural.spec import AssetSpec, assemble, build, sample_spec
 
 TRELLIS_COLUMNS = ("sha256", "file_identifier", "aesthetic_score", "captions", "local_path")
 COLUMNS = (*TRELLIS_COLUMNS, "category", "color", "secondary", "finish", "size", "style", "kind", "parts", "seed",

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from .captions import STYLE_SYNONYMS, article, color_word, noun, pick
-from .categories import CATEGORIES
-from .look import FINISHES, draw_color
-from .spec import AssetSpec, has_effect, sample_spec, secondary_noun
-from .split import is_held_out
+from train.data.procedural.captions import STYLE_SYNONYMS, article, color_word, noun, pick
+from train.data.procedural.categories import CATEGORIES
+from train.data.procedural.look import FINISHES, draw_color
+from train.data.procedural.spec import AssetSpec, has_effect, sample_spec, secondary_noun
+from train.data.procedural.split import is_held_out
 
 COMPARATIVES = {
     "tall": ("taller", "higher"), "short": ("shorter", "lower"), "wide": ("wider", "broader"),

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .builder import Builder, rotation
-from .categories import CATEGORIES
-from .category import SIZE_WORDS, Category, Options
-from .look import FINISHES, draw_color, palette
-from .patterns import PATTERNS, noise, subdivide, vertex_normals
-from .split import is_held_out
+from train.data.procedural.builder import Builder, rotation
+from train.data.procedural.categories import CATEGORIES
+from train.data.procedural.category import SIZE_WORDS, Category, Options
+from train.data.procedural.look import FINISHES, draw_color, palette
+from train.data.procedural.patterns import PATTERNS, noise, subdivide, vertex_normals
+from train.data.procedural.split import is_held_out
 
 MAX_FACES = 20000
 SIDE = 0.96

@@ -3,13 +3,12 @@
 import numpy as np
 
 from gap3d_app.vocabulary import words_of
+from train.data.procedural.captions import FILLERS, SIZE_SYNONYMS, STYLE_SYNONYMS, captions, names_of
+from train.data.procedural.categories import CATEGORIES
+from train.data.procedural.edits import COMPARATIVES, told_edits
+from train.data.procedural.look import COLORS, FINISHES
+from train.data.procedural.spec import sample_spec
 from train.data.prompts import UNCHANGED
-
-from .captions import FILLERS, SIZE_SYNONYMS, STYLE_SYNONYMS, captions, names_of
-from .categories import CATEGORIES
-from .edits import COMPARATIVES, told_edits
-from .look import COLORS, FINISHES
-from .spec import sample_spec
 
 DRAWN = 1000
 """Assets whose texts are read for what the grammar itself says, such as "made of"."""

@@ -1,7 +1,6 @@
 """All categories by name; each file declares its own and is listed here."""
 
-from ..category import Category
-from . import (
+from train.data.procedural.categories import (
     air_water,
     animals,
     buildings,
@@ -19,6 +18,7 @@ from . import (
     sweets,
     tools,
 )
+from train.data.procedural.category import Category
 
 CATEGORIES: dict[str, Category] = {
     **furniture.CATEGORIES,

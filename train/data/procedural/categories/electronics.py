@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..builder import Builder
-from ..category import Category, Options
-from ..shapes import (
+from train.data.procedural.builder import Builder
+from train.data.procedural.category import Category, Options
+from train.data.procedural.shapes import (
     beam,
     box,
     capsule,

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ..builder import Builder
-from ..category import Category, Options
-from ..shapes import (
+from train.data.procedural.builder import Builder
+from train.data.procedural.categories.nature import leaf
+from train.data.procedural.category import Category, Options
+from train.data.procedural.shapes import (
     box,
     cylinder,
     ellipsoid,
@@ -17,7 +18,6 @@ from ..shapes import (
     torus,
     tube,
 )
-from .nature import leaf
 
 
 def _fruit_top(b: Builder, z: float, stem: float, lean: float, turn: float, leafy: bool, thick: float) -> None:

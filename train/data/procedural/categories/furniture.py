@@ -2,9 +2,21 @@
 
 import numpy as np
 
-from ..builder import Builder
-from ..category import Category, Options
-from ..shapes import beam, box, capsule, cylinder, ellipsoid, frustum, rod, rounded_box, smooth_path, torus, tube
+from train.data.procedural.builder import Builder
+from train.data.procedural.category import Category, Options
+from train.data.procedural.shapes import (
+    beam,
+    box,
+    capsule,
+    cylinder,
+    ellipsoid,
+    frustum,
+    rod,
+    rounded_box,
+    smooth_path,
+    torus,
+    tube,
+)
 
 
 def _legs(b: Builder, o: Options, x: float, y: float, top: float, thick: float, kind: int, splay: float,

@@ -2,9 +2,21 @@
 
 import numpy as np
 
-from ..builder import Builder
-from ..category import Category, Options
-from ..shapes import box, capsule, cylinder, ellipsoid, frustum, hemisphere, lathe, smooth_path, sphere, torus, tube
+from train.data.procedural.builder import Builder
+from train.data.procedural.category import Category, Options
+from train.data.procedural.shapes import (
+    box,
+    capsule,
+    cylinder,
+    ellipsoid,
+    frustum,
+    hemisphere,
+    lathe,
+    smooth_path,
+    sphere,
+    torus,
+    tube,
+)
 
 
 def _vessel(outer, wall: float, floor: float, n: int = 28):

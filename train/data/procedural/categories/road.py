@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..builder import Builder
-from ..category import Category, Options
-from ..shapes import box, capsule, cylinder, ellipsoid, extrude, frustum, rounded_box
+from train.data.procedural.builder import Builder
+from train.data.procedural.category import Category, Options
+from train.data.procedural.shapes import box, capsule, cylinder, ellipsoid, extrude, frustum, rounded_box
 
 
 def _wheels(b: Builder, x: float, ys, rad: float, width: float, o: Options, hub: str = "secondary") -> None:
