@@ -27,6 +27,9 @@ from gap3d_app.output import NEEDED_BYTES, check_output
 from gap3d_app.settings import Settings, Spec
 
 DEFAULT_WEIGHTS = "gap3d-mini"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 LOW_VRAM_HELP = "keep networks off the graphics card but for their stage (default: where they do not fit together)"
 WEIGHTS_HELP = "weights: a name, a folder, or several with commas to put together (%(default)s)"
 
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("gap3d: stopped.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of --json has gone
         sys.stderr.close()
         return 1
