@@ -51,11 +51,14 @@ _ON_LOAD = """() => {
     });
     // Its label hides the words on the button from those who speak them to press it.
     watch($('#picture'), () => $('#picture button[aria-dropeffect]')?.removeAttribute('aria-label'));
-    // Two upload buttons with the same words: say what each is for, after the words on it.
+    // Two upload buttons with the same words: say what each is for, after the words on it. Once there is a file they
+    // shrink to a sign within a button, whose words gradio has forgotten.
     watch($('#advanced'), () => {
         for (const [place, purpose] of [['#views', VIEWS], ['#mesh', MESH]]) {
             const button = $(place + ' button[aria-dropeffect]');
-            if (button) set(button, 'aria-label', button.innerText.replace(/\\s+/g, ' ').trim() + ': ' + purpose);
+            const words = button?.innerText.replace(/\\s+/g, ' ').trim();
+            set(button, 'aria-label', words ? words + ': ' + purpose : purpose);
+            for (const name of ['title', 'aria-label']) set($(place + ' button.icon-button:has(input)'), name, MORE);
         }
     });
     const pictures = $('#example-pictures');
@@ -83,7 +86,7 @@ def on_load(pictures: list[str]) -> str:
         pictures: names of the example pictures in their order.
     """
     words = {"EMPTY": texts.VIEWER_EMPTY, "MODEL": texts.VIEWER_KEYS, "PICTURES": pictures,
-             "VIEWS": texts.VIEWS_LABEL, "MESH": texts.MESH_LABEL}
+             "VIEWS": texts.VIEWS_LABEL, "MESH": texts.MESH_LABEL, "MORE": texts.MORE_FILES}
     script = _ON_LOAD
     for name, value in words.items():
         script = script.replace(name, json.dumps(value))

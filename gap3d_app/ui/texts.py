@@ -9,6 +9,7 @@ COST = "About {time} here."
 COST_COMPILE = "The first run with these weights takes up to a minute more: it compiles them for this graphics card."
 COST_LENT = "About {time}; the shared graphics card is asked for {asked} s."
 VIEWS_LABEL = "More pictures of the same object"
+MORE_FILES = "Add files"
 MULTI_LABEL = "With several pictures"
 MULTI_HELP = "In turns: every step follows one picture. Together: every step follows the mean; slower."
 MULTI = {"stochastic": "In turns", "multidiffusion": "Together"}

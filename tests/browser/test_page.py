@@ -244,8 +244,8 @@ def test_controls_follow_the_chosen_model(browser, tiny_weights, releases, tmp_p
             page.wait_for_selector(gone, state="hidden")
         assert "Full-size public weights" in page.inner_text("#model-note")
         one.settle("#advanced")  # the folded part is drawn anew
-        page.set_input_files("#views input[type=file]", [_png(tmp_path / name) for name in ("a.png", "b.png")])
-        page.wait_for_selector("#views >> text=a.png")
+        one.attach("#views", *[_png(tmp_path / name) for name in ("a.png", "b.png")])
+        page.wait_for_selector(f"#views button[title='{texts.MORE_FILES}']")
         page.uncheck("#randomise input")
         one.type_setting("structure_steps", "2")
         one.type_setting("slat_steps", "2")
@@ -264,8 +264,7 @@ def test_a_mesh_is_kept(visit, tmp_path):
     export_glb(solid_mesh(torus(), resolution=24), tmp_path / "ring.glb", texture_size=64, recipe={})
     one = visit()
     one.open_settings()
-    one.page.set_input_files("#mesh input[type=file]", tmp_path / "ring.glb")
-    one.page.wait_for_selector("#mesh >> text=ring")
+    one.attach("#mesh", tmp_path / "ring.glb")
     one.generate("a blue ring")
     one.page.wait_for_selector("#download-recipe:not([disabled])")
     with one.page.expect_download() as download:

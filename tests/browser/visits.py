@@ -1,6 +1,7 @@
 """One visitor's page and what it looks like."""
 
 import io
+from pathlib import Path
 
 from PIL import Image
 
@@ -69,22 +70,24 @@ class Visit:
         """Fill the field of a setting."""
         self.type(f"#set-{name} textarea, #set-{name} input", words)
 
+    def attach(self, place: str, *paths: Path) -> None:
+        """Choose files for a list of files, and wait until they are listed.
+
+        Their names are also shown while they are sent, which may be over before anyone looks.
+        """
+        self.page.set_input_files(f"{place} input[type=file]", paths)
+        for path in paths:
+            self.page.wait_for_selector(f"{place} td[aria-label='{path.name}']")
+
     def generate(self, prompt: str | None = None, until: str = DONE) -> None:
         """Type, press Generate and wait for the end of the run."""
         if prompt is not None:
             self.type(PROMPT, prompt)
-        from playwright.sync_api import TimeoutError
-
-        begun = self.page.locator(until).or_(
-            self.page.locator(".g-status:not([data-state=idle]):not([data-state=refused])")
-        ).first
-        for _ in range(10):
-            self.page.click("#generate")
-            try:
-                begun.wait_for(timeout=2000)
-                break
-            except TimeoutError:  # gradio drops a click that comes before it has put a refused one away
-                continue
+        # Gradio drops a click that comes before it has put a refused one away.
+        self.page.wait_for_function("() => !document.querySelector('.pending')")
+        self.page.evaluate("() => document.querySelector('.g-status').setAttribute('data-former', '')")
+        self.page.click("#generate")
+        self.page.wait_for_selector(".g-status:not([data-former])")  # the former run may have ended as this one will
         self.page.wait_for_selector(until)
 
     def line(self) -> str:
