@@ -125,12 +125,12 @@ def test_folder_without_metadata(tmp_path, capsys):
     assert "metadata.csv" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("gpus, cores, expected", [(0, 8, 7), (1, 8, 7), (1, 64, 12), (2, 64, 24), (1, 1, 1)])
-def test_workers_fit_the_machine(monkeypatch, gpus, cores, expected):
+@pytest.mark.parametrize("gpus, count, expected", [(0, 8, 7), (1, 8, 7), (1, 64, 12), (2, 64, 24), (1, 1, 1)])
+def test_workers_fit_the_machine(monkeypatch, gpus, count, expected):
     """A worker needs up to 6.5 GiB of its GPU; cards of 80 GiB here."""
     card = SimpleNamespace(total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    monkeypatch.setattr(pack.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(pack, "cores", lambda: count)
     assert pack.default_workers() == expected

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from gap3d_app.errors import Gap3DError, InputError
+from gap3d_app.estimate import cores
 from gap3d_app.values import Mesh
 from train.data.fields import surface_fields_of
 from train.data.glb_reader import load_glb
@@ -150,11 +151,11 @@ def pack_assets(
 
 def default_workers() -> int:
     """A process for every core but one, as many as fit the GPUs' memory."""
-    cores = max(1, (os.cpu_count() or 2) - 1)
+    most = max(1, cores() - 1)
     if not torch.cuda.is_available():
-        return cores
+        return most
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return max(1, min(cores, sum(gpu.total_memory // WORKER_BYTES for gpu in gpus)))
+    return max(1, min(most, sum(gpu.total_memory // WORKER_BYTES for gpu in gpus)))
 
 
 def worker_processes():
