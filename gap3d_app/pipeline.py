@@ -36,9 +36,6 @@ from gap3d_app.sources.names import Names, is_assembled, split
 from gap3d_app.stages import Run, Steps
 from gap3d_app.values import Mesh, Occupancy, SLat
 
-MAKES = {"slat_decoder_rf": ", which makes radiance fields", "slat_decoder_gs": ", which makes Gaussians"}
-"""What some parts are for, where weights lack them."""
-
 _MODEL_LOCK = threading.Lock()  # one run at a time in a process, whatever door it came through
 
 
@@ -352,8 +349,9 @@ class Gap3DPipeline:
     def _loaded(self, name: str) -> nn.Module:
         if name not in self._parts:
             if name not in self.args["models"]:
-                how = self.args.get("missing", {}).get(name, "use other weights")
-                raise WeightsError(f"The weights {self.name!r} have no {name}{MAKES.get(name, '')}; {how}.")
+                from gap3d_app.sources.assemble import remedy
+
+                raise WeightsError(f"The weights {self.name!r} have no {name}; {remedy(self.args, name)}.")
             source = self.args["models"][name]
             dtype, home = None if self.dtype == torch.float32 else self.dtype, self.memory.home
             if isinstance(source, str):

@@ -256,6 +256,16 @@ def _has_key(folder: Path, prefix: str) -> bool:
     return any(k.removeprefix("module.").startswith(prefix) for k in stored_tensors(checkpoint_files(folder)))
 
 
+def remedy(args: dict[str, Any], role: str) -> str:
+    """What a part that a pipeline lacks would make possible, and the way to it.
+
+    Args:
+        args: the pipeline's, assembled or read from a folder.
+    """
+    what = f"it would enable {ENABLES[role][0]}; " if role in ENABLES else ""
+    return args.get("missing", {}).get(role, f"{what}use other weights")
+
+
 def _note_missing(assembly: Assembly) -> None:
     """Name the empty roles; refuse what could make nothing at all.
 

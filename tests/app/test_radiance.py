@@ -76,7 +76,7 @@ def test_an_asset_without_one_says_how_to_get_it(pipe, tmp_path):
 
 def test_weights_without_the_decoder_say_so_before_they_sample(tiny_pipeline):
     run = tiny_pipeline.stages("a chair", settings=tiny_pipeline.settings(formats=["npz"]))
-    with pytest.raises(WeightsError, match="have no slat_decoder_rf, which makes radiance fields; use other weights"):
+    with pytest.raises(WeightsError, match="no slat_decoder_rf; it would enable radiance fields; use other weights"):
         next(run)
 
 
