@@ -1,8 +1,7 @@
 """The published weights that the app can use: repositories, pinned revisions, sizes, licences.
 
 Sizes of TRELLIS's files are exact (trellis.md 2.1, 3, 5, 6), the others rounded; downloads take the exact size and
-checksum of every file from the hub, at the pinned revision. Where no revision is given, the first download fixes the
-newest one and later ones stay with it.
+checksum of every file from the hub, at the pinned revision.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class Source:
     Attributes:
         name: short name on the command line.
         repo: "owner/name" on the hub.
-        revision: commit, 40 hex digits, or None.
+        revision: commit, 40 hex digits.
         files: the files that are needed.
         size: bytes of these files and the extra ones, to within a few kilobytes.
         licence: in words, with what matters to a user.
@@ -30,7 +29,7 @@ class Source:
 
     name: str
     repo: str
-    revision: str | None
+    revision: str
     files: tuple[str, ...]
     size: int
     licence: str
@@ -43,9 +42,9 @@ def _models(*stems: str) -> tuple[str, ...]:
     return ("pipeline.json", *(f"ckpts/{stem}.{ending}" for stem in stems for ending in ("json", "safetensors")))
 
 
-def _text(size: str, letter: str, structure: int, slat: int) -> Source:
+def _text(size: str, letter: str, revision: str, structure: int, slat: int) -> Source:
     return Source(
-        f"trellis-text-{size}", f"microsoft/TRELLIS-text-{size}", None,
+        f"trellis-text-{size}", f"microsoft/TRELLIS-text-{size}", revision,
         _models(f"ss_flow_txt_dit_{letter}_16l8_fp16", f"slat_flow_txt_dit_{letter}_64l8p2_fp16"),
         structure + slat, "MIT", f"text prompts without GAP3D ({size} model)", ("trellis-image-large", "clip"),
     )  # fmt: skip
@@ -69,9 +68,9 @@ SOURCES = (
         "MIT", "structure, surface and decoders of every full-size prompt", (DINOV2,),
         tuple(f"{stem}.{ending}" for stem in ENCODERS.values() for ending in ("json", "safetensors")),
     ),
-    _text("base", "B", 327_736_456, 372_419_896),
-    _text("large", "L", 1_105_604_976, 1_178_589_272),
-    _text("xlarge", "XL", 1_976_327_512, 2_151_142_688),
+    _text("base", "B", "f8e8cf00c40d53dea26b718e49169ce83cf24c67", 327_736_456, 372_419_896),
+    _text("large", "L", "4aad9f4a110329a410974d7f41ce5333a9a1fc87", 1_105_604_976, 1_178_589_272),
+    _text("xlarge", "XL", "e0b00432b8e3a8ecee0df806ab1df9f7281f2be4", 1_976_327_512, 2_151_142_688),
     Source(
         DINOV2, "facebook/dinov2-with-registers-large", "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
         ("config.json", "model.safetensors"), 1_217_530_000, "Apache-2.0", "image prompts",

@@ -73,14 +73,13 @@ def pull(
             "HF_HUB_OFFLINE, leave out --offline, or copy the cache from another machine."
         )
     try:
-        revision = store.revision_here(source.repo) or _newest(source, endpoint)
-        remote = [_ask(source, name, revision, endpoint) for name in source.files + source.extra]
+        remote = [_ask(source, name, endpoint) for name in source.files + source.extra]
         _check_room(source, remote)
         for number, file in enumerate(remote, 1):
             if not file.blob(source.repo).is_file():
-                file = _ask(source, file.name, revision, endpoint)  # addresses of large files hold for minutes only
+                file = _ask(source, file.name, endpoint)  # addresses of large files hold for minutes only
             fetched = _fetch(source, file, progress)
-            _link(source, file, revision)
+            _link(source, file)
             say(f"{source.name} {number}/{len(remote)}: {file.name}, {human(file.size)}{fetched}")
     except Gap3DError:
         raise
@@ -89,10 +88,6 @@ def pull(
         raise WeightsError(
             f"The download of {source.name!r} stopped ({reason[0].rstrip('.')}); {_way_out(error, source)}."
         ) from error
-    if not source.revision:
-        reference = store.repo_dir(source.repo) / "refs" / "main"
-        reference.parent.mkdir(exist_ok=True)
-        reference.write_text(revision)
     return store.find(source.repo)
 
 
@@ -107,23 +102,17 @@ def _way_out(error: Exception, source: Source) -> str:
     return "run the command again, it goes on where it stopped"
 
 
-def _newest(source: Source, endpoint: str | None) -> str:
-    """The newest commit; later downloads stay with it."""
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=endpoint).model_info(source.repo).sha
-
-
-def _ask(source: Source, name: str, revision: str, endpoint: str | None) -> _Remote:
+def _ask(source: Source, name: str, endpoint: str | None) -> _Remote:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(source.repo, name, revision=revision, endpoint=endpoint)
+    url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=endpoint)
     found = get_hf_file_metadata(url, endpoint=endpoint, retry_on_errors=True)
     if not found.etag or not set(found.etag) <= set("0123456789abcdef") or len(found.etag) not in (40, 64):
         raise WeightsError(f"The hub gives no checksum for {name!r} of {source.repo!r}; nothing was downloaded.")
-    if found.commit_hash not in (None, revision):
+    if found.commit_hash not in (None, source.revision):
         raise WeightsError(
-            f"The hub gives {name!r} of {source.repo!r} at commit {found.commit_hash}, not at the pinned {revision}."
+            f"The hub gives {name!r} of {source.repo!r} at commit {found.commit_hash}, not at the pinned "
+            f"{source.revision}."
         )
     return _Remote(name, found.size or 0, found.etag, found.location)
 
@@ -210,9 +199,9 @@ def _get(file: _Remote, target: Any, start: int, progress: bool) -> None:
             show()
 
 
-def _link(source: Source, file: _Remote, revision: str) -> None:
+def _link(source: Source, file: _Remote) -> None:
     """`snapshots/<commit>/<file>` to the blob, or a copy where links cannot be made."""
-    path = store.repo_dir(source.repo) / "snapshots" / revision / file.name
+    path = store.repo_dir(source.repo) / "snapshots" / source.revision / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         return

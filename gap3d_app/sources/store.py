@@ -38,9 +38,9 @@ def repo_dir(repo: str) -> Path:
 
 
 def revision_here(repo: str) -> str | None:
-    """The commit that is used for a repository: the catalog's, else the one first downloaded."""
+    """The commit that is used for a repository: the catalog's, else the newest that another program has fetched."""
     entry = by_repo(repo)
-    if entry and entry.revision:
+    if entry:
         return entry.revision
     reference = repo_dir(repo) / "refs" / "main"
     return reference.read_text(encoding="utf-8", errors="replace").strip() if reference.is_file() else None

@@ -6,12 +6,9 @@ As on the real one, large files (here: safetensors) lie on another host, to whic
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-COMMIT = "c" * 40
 
 
 def etag(content: bytes, name: str) -> str:
@@ -64,8 +61,7 @@ class FakeHub:
                 key, revision = found
                 hub.requests.append(("HEAD", key, None))
                 content = hub.files[key]
-                commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
-                headers = {"ETag": f'"{etag(content, key)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes",
+                headers = {"ETag": f'"{etag(content, key)}"', "X-Repo-Commit": revision, "Accept-Ranges": "bytes",
                            "Content-Length": str(len(content))}  # fmt: skip
                 if not key.endswith(".safetensors"):
                     return self._answer(b"", headers=headers, send=False)
@@ -75,9 +71,6 @@ class FakeHub:
                 self._answer(b"", 302, headers, send=False)
 
             def do_GET(self):
-                if re.fullmatch(r"/api/models/[^/]+/[^/]+", self.path):
-                    repo = self.path.removeprefix("/api/models/")
-                    return self._answer(json.dumps({"id": repo, "sha": COMMIT}).encode())
                 found = self._file()
                 if not found:
                     return self._answer(b"", 404)

@@ -22,15 +22,12 @@ CPU = torch.device("cpu")
 def install(repo: str, folder: Path) -> Path:
     """Put a folder where a download would."""
     entry = catalog.by_repo(repo)
-    target = store.repo_dir(repo) / "snapshots" / (entry.revision or "1" * 40)
+    target = store.repo_dir(repo) / "snapshots" / entry.revision
     shutil.copytree(folder, target)
     for name in entry.files:  # a snapshot counts as here when every file that is used is
         (target / name).parent.mkdir(exist_ok=True)
         if not (target / name).exists() and not name.startswith("model"):
             (target / name).touch()
-    if not entry.revision:
-        (store.repo_dir(repo) / "refs").mkdir()
-        (store.repo_dir(repo) / "refs" / "main").write_text("1" * 40)
     return target
 
 

@@ -169,7 +169,7 @@ def test_words_for_text_models_without_their_encoder(releases):
 
 def _cached(source: catalog.Source, content: bytes) -> Path:
     """A source in the cache as a copy without links has it."""
-    folder = store.repo_dir(source.repo) / "snapshots" / (source.revision or "1" * 40)
+    folder = store.repo_dir(source.repo) / "snapshots" / source.revision
     blobs = store.repo_dir(source.repo) / "blobs"
     blobs.mkdir(parents=True)
     for name in source.files:

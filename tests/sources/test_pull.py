@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from gap3d_app.errors import InputError, WeightsError
 from gap3d_app.sources import catalog, commands, pull, store
-from tests.sources.fake_hub import COMMIT, FakeHub, etag
+from tests.sources.fake_hub import FakeHub, etag
 
 REPO = Path(__file__).resolve().parents[2]
 LARGE = bytes(range(256)) * 4000
@@ -21,9 +22,9 @@ PINNED = "a" * 40
 FILES = {"made/up/config.json": b'{"model_type": "clip"}', "made/up/ckpts/model.safetensors": LARGE}
 
 
-def source(revision: str | None = PINNED) -> catalog.Source:
+def source() -> catalog.Source:
     names = tuple(key.removeprefix("made/up/") for key in FILES)
-    return catalog.Source("up", "made/up", revision, names, len(LARGE), "MIT", "tests")
+    return catalog.Source("up", "made/up", PINNED, names, len(LARGE), "MIT", "tests")
 
 
 @pytest.fixture
@@ -115,13 +116,6 @@ def test_a_wrong_checksum_is_named_and_nothing_stays(hub, cache, name):
     assert commands.verify(source()) == 2
 
 
-def test_without_a_pin_the_first_download_fixes_one(hub, monkeypatch):
-    entry = source(None)
-    monkeypatch.setattr(catalog, "SOURCES", (entry,))
-    assert fetch(hub, entry)[0].name == COMMIT
-    assert store.revision_here("made/up") == COMMIT and store.find("made/up").name == COMMIT
-
-
 def test_extra_files_are_fetched_but_not_needed(hub):
     entry = dataclasses.replace(source(), files=("config.json",), extra=("ckpts/model.safetensors",))
     folder, _ = fetch(hub, entry)
@@ -174,7 +168,7 @@ def test_needs_come_along():
 
 def test_catalog():
     for entry in catalog.SOURCES:
-        assert entry.revision is None or len(entry.revision) == 40
+        assert re.fullmatch("[0-9a-f]{40}", entry.revision)
         assert all(catalog.source(need) for need in entry.needs) and len(set(entry.files)) == len(entry.files)
     assert "no commercial use" in catalog.source("qwen").licence
     assert catalog.by_repo("JeffreyXiang/TRELLIS-image-large").name == "trellis-image-large"
