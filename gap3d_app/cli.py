@@ -235,15 +235,7 @@ def _import_mesh_tools() -> None:
 def _load(options: argparse.Namespace, compile: bool = False) -> Any:
     if options.device not in ("auto", "cpu", "cuda"):
         raise InputError(f"The device is {options.device!r}; it must be auto, cpu or cuda.")
-    from gap3d_app.hub import resolve
-    from gap3d_app.sources.names import is_assembled, locate, split
-
-    names = split(options.weights)
-    if is_assembled(names):  # a wrong name is known before torch is
-        for name in [names] if isinstance(names, str) else names:
-            locate(name)
-    else:
-        resolve(names)
+    _require_weights(options)
     with _no_garbage():
         import torch
 
@@ -252,6 +244,19 @@ def _load(options: argparse.Namespace, compile: bool = False) -> Any:
         raise InputError("There is no CUDA device here; use --device cpu.")
     memory = LOW_VRAM if options.low_vram else "auto"
     return Gap3DPipeline.from_pretrained(options.weights, device=options.device, memory=memory, compile=compile)
+
+
+def _require_weights(options: argparse.Namespace) -> None:
+    """A wrong name is known before torch is."""
+    from gap3d_app.hub import resolve
+    from gap3d_app.sources.names import is_assembled, locate, split
+
+    names = split(options.weights)
+    if is_assembled(names):
+        for name in [names] if isinstance(names, str) else names:
+            locate(name)
+    else:
+        resolve(names)
 
 
 @contextmanager
@@ -303,6 +308,7 @@ def _progress(settings: Settings, files: int, quiet: bool) -> Iterator[Any]:
 def _app(options: argparse.Namespace) -> int:
     if not 1 <= options.port <= 65535:
         raise InputError(f"The port is {options.port}; it must be from 1 to 65535.")
+    _require_weights(options)
     from gap3d_app.ui import launch
 
     launch(

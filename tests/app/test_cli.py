@@ -213,11 +213,19 @@ def test_memory_that_runs_out(tiny_weights, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("flags, low, compile", [
     ((), False, True), (("--low-vram",), True, True), (("--no-compile",), False, False),
 ])  # fmt: skip
-def test_the_page_gets_the_memory_mode(monkeypatch, flags, low, compile):
+def test_the_page_gets_the_memory_mode(monkeypatch, tiny_weights, flags, low, compile):
     given = {}
     monkeypatch.setattr("gap3d_app.ui.launch", lambda **options: given.update(options))
-    assert main(["app", *flags]) == 0
+    assert main(["app", "--weights", str(tiny_weights), *flags]) == 0
     assert given["low_vram"] is low and given["compile"] is compile
+
+
+def test_the_page_is_not_started_for_weights_that_are_not_there():
+    """Nor is what it is made of imported, which takes seconds."""
+    code = "import sys; from gap3d_app.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "app", "--weights", "nothing"]
+    run = subprocess.run(words, capture_output=True, text=True, cwd=REPO, timeout=120)
+    assert run.stdout.split() == ["2", "False"] and "There are no weights 'nothing'" in run.stderr
 
 
 @pytest.mark.parametrize("ending", sorted(set(output.FORMATS) - {"npz"}))
