@@ -52,13 +52,16 @@ _ON_LOAD = """() => {
     // Its label hides the words on the button from those who speak them to press it.
     watch($('#picture'), () => $('#picture button[aria-dropeffect]')?.removeAttribute('aria-label'));
     // Two upload buttons with the same words: say what each is for, after the words on it. Once there is a file they
-    // shrink to a sign within a button, whose words gradio has forgotten.
+    // shrink to a sign within another button, which does nothing by itself and whose words gradio has forgotten.
     watch($('#advanced'), () => {
         for (const [place, purpose] of [['#views', VIEWS], ['#mesh', MESH]]) {
-            const button = $(place + ' button[aria-dropeffect]');
-            const words = button?.innerText.replace(/\\s+/g, ' ').trim();
-            set(button, 'aria-label', words ? words + ': ' + purpose : purpose);
-            for (const name of ['title', 'aria-label']) set($(place + ' button.icon-button:has(input)'), name, MORE);
+            const button = $(place + ' button[aria-dropeffect]'), around = $(place + ' button:has(button)');
+            const words = button?.innerText.replace(/\\s+/g, ' ').trim() || MORE;
+            set(button, 'aria-label', words + ': ' + purpose);
+            set(around, 'title', MORE);
+            set(around, 'aria-label', MORE);
+            set(around, 'role', 'group');
+            set(around, 'tabindex', '-1');
         }
     });
     const pictures = $('#example-pictures');

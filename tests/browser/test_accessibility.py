@@ -1,6 +1,7 @@
 """The page for those who cannot see it well or use no mouse: axe, the keyboard, names, what is said aloud."""
 
 import pytest
+from PIL import Image
 
 from gap3d_app.ui import texts
 from tests.browser.visits import DONE, PROMPT, RUNNING, VIEWER
@@ -56,6 +57,20 @@ def test_axe_finds_nothing_serious(visit, server, axe, width, scheme):
     page.wait_for_function("() => !document.querySelector('.pending')")  # the status pales until the answer is there
     page.wait_for_timeout(FADE_MS)
     assert _offences(page, axe) == []
+
+
+def test_axe_finds_nothing_serious_about_listed_files(visit, axe, tmp_path):
+    one = visit()
+    one.open_settings()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "side.png")
+    one.attach("#views", tmp_path / "side.png")
+    add = one.page.get_by_role("button", name=f"{texts.MORE_FILES}: {texts.VIEWS_LABEL}")
+    add.wait_for()
+    assert _offences(one.page, axe) == []
+    one.settle("#advanced")
+    with one.page.expect_file_chooser(timeout=10_000) as chooser:
+        add.press("Enter")
+    assert chooser.value.is_multiple()
 
 
 def test_the_keyboard_is_enough(visit):

@@ -245,7 +245,6 @@ def test_controls_follow_the_chosen_model(browser, tiny_weights, releases, tmp_p
         assert "Full-size public weights" in page.inner_text("#model-note")
         one.settle("#advanced")  # the folded part is drawn anew
         one.attach("#views", *[_png(tmp_path / name) for name in ("a.png", "b.png")])
-        page.wait_for_selector(f"#views button[title='{texts.MORE_FILES}']")
         page.uncheck("#randomise input")
         one.type_setting("structure_steps", "2")
         one.type_setting("slat_steps", "2")
