@@ -12,12 +12,57 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Kernels run in Triton's interpreter, on the CPU: for tests of their arithmetic."""
 
 INDEX_LIMIT = 1 << 31
 """Elements that 32-bit offsets reach."""
+
+
+class Launcher:
+    """Launches of a Triton kernel, past Triton's search for what it has compiled of it once that was found.
+
+    The search looks at every argument and takes longer than the launch; where many small kernels follow each other,
+    the GPU waits for it. What it looks for depends on no more than `_kind` says of the arguments.
+
+    Args:
+        kernel: what `triton.jit` makes; its compile-time constants come last.
+    """
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel, self.found = kernel, {}
+
+    def __call__(
+        self, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], **options: Any
+    ) -> None:
+        """Launch it.
+
+        Args:
+            grid: numbers of programs, one to three.
+            arguments: tensors on the current device, None, integers and floats, in the kernel's order.
+            constants: its compile-time constants, in its order.
+            options: of the compilation, such as `num_warps`.
+        """
+        values = tuple(constants.values())
+        kind = (values, tuple(options.items()), *map(_kind, arguments))
+        compiled = self.found.get(kind)
+        if compiled is not None:
+            compiled[(*grid, 1, 1)[:3]](*arguments, *values)
+            return
+        if self.kernel.arg_names[len(arguments) :] != list(constants):
+            raise TypeError(f"{self.kernel.arg_names} does not end with the constants {list(constants)}")
+        self.found[kind] = self.kernel[grid](*arguments, **constants, **options)  # None from the interpreter
+
+
+def _kind(argument: Any) -> Any:
+    """What Triton compiles for: dtype and alignment of a tensor, which integers are 1, even by 16, or wide."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.get_device(), argument.data_ptr() % 16 == 0
+    if isinstance(argument, int):
+        return argument == 1, argument % 16 == 0, -INDEX_LIMIT <= argument < INDEX_LIMIT
+    return type(argument)
 
 
 def triton_fits() -> bool:

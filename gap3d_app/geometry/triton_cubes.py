@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED
+from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher
 
 TILE = 1024
 """Numbers of one program's tile: vertices by attributes."""
@@ -142,6 +142,9 @@ def _faces_kernel(
     tl.store(target + 5, tl.where(even, p3, p2), mask=known)
 
 
+_launch_mean, _launch_dual, _launch_faces = map(Launcher, (_mean_kernel, _dual_kernel, _faces_kernel))
+
+
 def applies(feats: Tensor, cells: int) -> bool:
     """Whether the kernels can work on features [N, C] in a box of `cells` cells.
 
@@ -174,10 +177,13 @@ def mean(vertices: Tensor | None, rank: Tensor, feats: Tensor, strides: list[int
     size = len(rank) if vertices is None else len(vertices)
     out = feats.new_empty(size, width)
     columns = triton.next_power_of_2(width)
-    _mean_kernel[(triton.cdiv(size, TILE // columns),)](
-        out, rank if vertices is None else vertices, rank, feats, size, len(rank), feats.stride(0), *strides[:2], bias,
-        LISTED=vertices is not None, WIDTH=width, COLUMNS=columns, BLOCK=TILE // columns, **EXACT,
-    )  # fmt: skip
+    listed, block = vertices is not None, TILE // columns
+    _launch_mean(
+        (-(-size // block),),
+        (out, vertices if listed else rank, rank, feats, size, len(rank), feats.stride(0), *strides[:2], bias),
+        {"LISTED": listed, "WIDTH": width, "COLUMNS": columns, "BLOCK": block},
+        **EXACT,
+    )
     return out
 
 
@@ -211,11 +217,13 @@ def dual_vertices(
     width = value.shape[1] - 1
     out = value.new_empty(len(owner), width)
     columns = triton.next_power_of_2(width)
-    _dual_kernel[(triton.cdiv(len(owner), TILE // columns),)](
-        out, owner, base, surface, used, rank, value, weights, table["patch_edges"], table["edges"],
-        len(owner), *strides[:2],
-        WIDTH=width, COLUMNS=columns, BLOCK=TILE // columns, **EXACT,
-    )  # fmt: skip
+    tables = (table["patch_edges"], table["edges"])
+    _launch_dual(
+        (-(-len(owner) // (TILE // columns)),),
+        (out, owner, base, surface, used, rank, value, weights, *tables, len(owner), *strides[:2]),
+        {"WIDTH": width, "COLUMNS": columns, "BLOCK": TILE // columns},
+        **EXACT,
+    )
     return out
 
 
@@ -248,8 +256,7 @@ def faces(
     """
     out = torch.empty(2 * len(row), 3, dtype=torch.int64, device=row.device)
     if len(row):
-        _faces_kernel[(triton.cdiv(len(row), QUADS),)](
-            out, row, code, surface, rank, used, base, gamma, ring, table["ring_edges"], table["edge_patch"],
-            len(row), BLOCK=QUADS, **EXACT,
-        )  # fmt: skip
+        tables = (ring, table["ring_edges"], table["edge_patch"])
+        arguments = (out, row, code, surface, rank, used, base, gamma, *tables, len(row))
+        _launch_faces((-(-len(row) // QUADS),), arguments, {"BLOCK": QUADS}, **EXACT)
     return out

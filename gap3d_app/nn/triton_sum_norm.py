@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from gap3d_app.kernels import Launcher
+
 WIDEST = 4096
 """Channels of a row, at most."""
 
@@ -45,6 +47,9 @@ def _kernel(
         tl.store(out_ptr + place, (total * size[:, None]).to(out_ptr.dtype.element_ty), mask=there)
 
 
+_launch = Launcher(_kernel)
+
+
 def sum_norm(
     x: Tensor, y: Tensor | None, order: Tensor | None, norm: nn.LayerNorm | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -67,10 +72,12 @@ def sum_norm(
     rows, channels = x.shape
     width = triton.next_power_of_2(channels)
     tile = TILE // width
-    _kernel[(triton.cdiv(rows, tile),)](
-        x, y, order, total, total if out is None else out, rows, channels, 0.0 if norm is None else norm.eps,
-        MOVED=moved, NORMED=norm is not None, ROWS=tile, WIDTH=width, num_warps=WARPS,
-    )  # fmt: skip
+    _launch(
+        (-(-rows // tile),),
+        (x, y, order, total, total if out is None else out, rows, channels, 0.0 if norm is None else norm.eps),
+        {"MOVED": moved, "NORMED": norm is not None, "ROWS": tile, "WIDTH": width},
+        num_warps=WARPS,
+    )
     return total, out
 
 

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gap3d_app.kernels import Launcher
+
 BLOCKS = (64, 128)
 """Rows of a tile of the convolution."""
 
@@ -52,16 +54,15 @@ class TapPlan:
         bits = self.taps + (self.groups - 1).bit_length()
         codes = neighbours.new_empty(self.rows, dtype=torch.int16 if bits < 16 else torch.int32)
         grid = (triton.cdiv(rows, ROWS), self.groups)
-        _encode[grid](codes, neighbours, columns, rows, width, ROWS=ROWS, **self._sizes)
+        _launch_encode(grid, (codes, neighbours, columns, rows, width), {**self._sizes, "ROWS": ROWS})
         # The codes begin with the group, so that one sort of all rows sorts inside groups.
         self.codes, order = codes.sort(stable=True)
         padded = triton.cdiv(rows, ALIGNMENT) * ALIGNMENT
         self.index = neighbours.new_empty(self.taps, self.groups * padded, dtype=torch.int32)
         self.out_row = neighbours.new_empty(self.groups * padded, dtype=torch.int32)
         grid = (padded // ROWS, self.groups)
-        _gather[grid](
-            self.index, self.out_row, order, neighbours, columns, rows, width, padded, ROWS=ROWS, **self._sizes
-        )
+        arguments = (self.index, self.out_row, order, neighbours, columns, rows, width, padded)
+        _launch_gather(grid, arguments, {**self._sizes, "ROWS": ROWS})
         self.lists: dict[int, tuple[Tensor, Tensor]] = {}
 
     def tap_lists(self, block: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,8 @@ class TapPlan:
             tiles = len(self.out_row) // block
             taps, counts = self.out_row.new_empty(tiles, self.taps), self.out_row.new_empty(tiles)
             grid = (tiles // self.groups, self.groups)
-            _list[grid](taps, counts, self.codes, self.absent, ROWS=block, num_warps=1, **self._sizes)
+            constants = {**self._sizes, "ROWS": block}
+            _launch_list(grid, (taps, counts, self.codes, self.absent), constants, num_warps=1)
             self.lists[block] = taps, counts
         return self.lists[block]
 
@@ -161,3 +163,6 @@ def _list(
     target = tl.where(needed > 0, before, count + tap - before)
     tl.store(list_ptr + tile * TAPS + target, group * TAPS + tap, mask=tap < TAPS)
     tl.store(count_ptr + tile, count)
+
+
+_launch_encode, _launch_gather, _launch_list = map(Launcher, (_encode, _gather, _list))

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED
+from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher
 from gap3d_app.sparse.tap_plan import TapPlan
 
 HALF = (torch.float16, torch.bfloat16)
@@ -106,6 +106,9 @@ def _kernel(
     )
 
 
+_launch = Launcher(_kernel)
+
+
 def device_fits(x: Tensor) -> bool:
     """Whether `x` lies on a CUDA device of the Ampere generation or later, or Triton's interpreter runs."""
     return INTERPRETED or (x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0))
@@ -159,12 +162,18 @@ def launch(tile: Tile, x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | 
     outputs = weight.shape[2]
     # Tiles of the same outputs run together, so that they read the same weights.
     grid = (len(counts), triton.cdiv(outputs, tile.outputs))
-    _kernel[grid](
-        x, weight, out if bias is None else bias, out, plan.index, plan.out_row, lists, counts,
-        plan.absent, x.shape[1], outputs, plan.index.shape[1], plan.taps, *weight.stride(),
-        HAS_BIAS=bias is not None, ROWS=tile.rows, OUTPUTS=tile.outputs, CHANNELS=tile.channels, FLAT=tile.flat,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    sizes = (plan.absent, x.shape[1], outputs, plan.index.shape[1], plan.taps, *weight.stride())
+    constants = {
+        "HAS_BIAS": bias is not None, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "CHANNELS": tile.channels,
+        "FLAT": tile.flat,
+    }  # fmt: skip
+    _launch(
+        grid,
+        (x, weight, out if bias is None else bias, out, plan.index, plan.out_row, lists, counts, *sizes),
+        constants,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
 
 
 _chosen: dict[tuple, Tile | None] = {}

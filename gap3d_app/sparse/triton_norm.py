@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gap3d_app.kernels import Launcher
 from gap3d_app.sparse.triton_conv import device_fits
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -107,6 +108,9 @@ def _apply(
     tl.store(out_ptr + first * channels + place, out, mask=there)
 
 
+_launch_sums, _launch_groups, _launch_norm = map(Launcher, (_sum_columns, _sum_groups, _apply))
+
+
 def applies(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether the kernels can normalise `x` [T, C] with `weight` [C] in this many groups.
 
@@ -140,14 +144,24 @@ def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     slices = triton.cdiv(channels, columns)
     blocks = triton.cdiv(rows, ROWS * STEPS)
     means, squares = torch.empty(2, blocks, channels, dtype=torch.float32, device=x.device)
-    _sum_columns[blocks, slices](x, means, squares, rows, channels, ROWS=ROWS, STEPS=STEPS, COLUMNS=columns)
+    _launch_sums(
+        (blocks, slices),
+        (x, means, squares, rows, channels),
+        {"ROWS": ROWS, "STEPS": STEPS, "COLUMNS": columns},
+    )
     centre, scale = torch.empty(2, channels, dtype=torch.float32, device=x.device)
     width = channels // groups
     wide = triton.next_power_of_2(width)
-    _sum_groups[groups,](
-        means, squares, weight, centre, scale, rows, blocks, channels, width, eps,
-        BLOCK_ROWS=ROWS * STEPS, BLOCKS=GROUP_TILE // wide, WIDTH=wide, num_warps=8,
-    )  # fmt: skip
+    _launch_groups(
+        (groups,),
+        (means, squares, weight, centre, scale, rows, blocks, channels, width, eps),
+        {"BLOCK_ROWS": ROWS * STEPS, "BLOCKS": GROUP_TILE // wide, "WIDTH": wide},
+        num_warps=8,
+    )
     out = torch.empty_like(x)
-    _apply[triton.cdiv(rows, ROWS), slices](x, centre, scale, bias, out, rows, channels, ROWS=ROWS, COLUMNS=columns)
+    _launch_norm(
+        (-(-rows // ROWS), slices),
+        (x, centre, scale, bias, out, rows, channels),
+        {"ROWS": ROWS, "COLUMNS": columns},
+    )
     return out
