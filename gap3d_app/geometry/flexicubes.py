@@ -153,7 +153,7 @@ class _Extraction:
         crossed = surface[:, None] + cubes.offsets[table["ends"]][own]
         lattice = box.mark(crossed).nonzero()[:, 0]  # both ends of crossing edges
         surface_rank = box.ranks(surface)
-        ring = box.steps(table["ring"])
+        ring = cubes.steps["ring"]
         row, code = self._quads(surface, surface_rank, own, ring)
         vertex_count = int(ends[-1])
 
@@ -198,7 +198,7 @@ class _Extraction:
         """[S] case ids with the complement taken where two flagged cubes share an ambiguous face."""
         flagged = self.table["flagged"]
         # A neighbour outside the grid is an unused cell, whose case is 0.
-        neighbour = case[surface + self.box.steps(self.table["twin"])[own]].long()
+        neighbour = case[surface + self.cubes.steps["twin"][own]].long()
         return torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
 
     def _lattice_values(self, lattice: Tensor, attributes: Tensor | None, inside: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class _Extraction:
         interior = rank[surface[:, None] + ring[:3, 0]] >= 0
         row, axis = ((code >= 0) & interior).nonzero(as_tuple=True)
         code = code[row, axis].long()
-        first = 3 * self.box.steps(self.table["first"]) + self.table["place"]
+        first = 3 * self.cubes.steps["first"] + self.table["place"]
         key = 3 * surface[row] + first.add(self.table["turn"], alpha=3 * self.box.count)[code]
         if 6 * self.box.count < 1 << 31:
             key = key.int()  # sorted in half the passes

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gap3d_app.geometry.cube_indices import tables_on
+from gap3d_app.geometry.cube_indices import OFFSETS, tables_on
 from gap3d_app.kernels import kernel_module
 
 SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
@@ -56,6 +56,14 @@ class Box:
         x, y, z = offsets.unbind(-1)
         return z.add(y, alpha=self.strides[1]).add(x, alpha=self.strides[0])
 
+    def table_steps(self, device: torch.device) -> dict[str, Tensor]:
+        """Flat steps of the case tables' `OFFSETS`, made on the host: to send them takes one launch, not twelve."""
+        tables = tables_on(torch.device("cpu"))
+        steps = [self.steps(tables[name]) for name in OFFSETS]
+        sent = torch.cat([step.flatten() for step in steps]).to(device)
+        parts = sent.split([step.numel() for step in steps])
+        return {name: part.view_as(step) for name, part, step in zip(OFFSETS, parts, steps, strict=True)}
+
     def flat(self, coords: Tensor) -> Tensor:
         """Flat index [N] of grid coordinates [N, 3]."""
         return self.steps(coords) - sum(n * stride for n, stride in zip(self.low, self.strides, strict=True))
@@ -87,7 +95,8 @@ class ActiveCubes:
     Attributes:
         box: index space around the cubes.
         cells: [N] flat index of every cube, in the order of `feats`.
-        offsets: [8] flat step from a cell to its corners.
+        steps: flat steps, see `Box.table_steps`.
+        offsets: [8] those from a cell to its corners.
         rank: [count] int32 row of every cube, -1 for inactive cells.
         kernels: `gap3d_app.geometry.triton_cubes` where it applies, else None.
     """
@@ -97,7 +106,8 @@ class ActiveCubes:
     ):
         self.feats, self.resolution = feats, resolution
         self.box = Box(coords, resolution, beyond, bounds)
-        self.offsets = self.box.steps(tables_on(coords.device)["corners"])
+        self.steps = self.box.table_steps(coords.device)
+        self.offsets = self.steps["corners"]
         self.cells = self.box.flat(coords)
         self.rank = self.box.ranks(self.cells)
         kernels = kernel_module("gap3d_app.geometry.triton_cubes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,16 @@ def position_embedding(coords: Tensor, channels: int) -> Tensor:
     """
     axes = coords.shape[-1]
     count = channels // axes // 2
-    steps = torch.arange(count, dtype=torch.float32, device=coords.device) / count
-    angles = coords.float()[..., None] * (1.0 / 10000**steps)
+    angles = coords.float()[..., None] * _frequencies(count, coords.device)
     table = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
     return nn.functional.pad(table, (0, channels - table.shape[-1]))
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _frequencies(count: int, device: torch.device) -> Tensor:
+    steps = torch.arange(count, dtype=torch.float32, device=device) / count
+    return 1.0 / 10000**steps
 
 
 def grid_position_embedding(resolution: int, channels: int, device: torch.device | None = None) -> Tensor:
