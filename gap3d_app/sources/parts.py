@@ -161,9 +161,21 @@ def grid_dit_part(folder: Path) -> Part:
             raise WeightsError(f"The weights {folder.name!r} are no GAP3D checkpoint: they lack {error}.") from None
         except ValueError as error:
             raise WeightsError(f"The weights {folder.name!r} have another shape: {error}.") from None
+        _require_width(folder, config.latent_embedding_size)
         return load_streamed(lambda: GridDiT(config), tensors, device, dtype, folder.name)
 
     return Part(folder.name, tuple(checkpoint_files(folder)), build, read)
+
+
+def _require_width(folder: Path, width: int) -> None:
+    """Refuse a transformer that takes other latents than the checkpoint's queries collect."""
+    key = "model.latent_queries"
+    queries = split_checkpoint(stored_tensors(checkpoint_files(folder))).get("prompt_encoder", {}).get(key)
+    if queries is not None and queries.shape[-1:] != (width,):
+        raise WeightsError(
+            f"The weights {folder.name!r} have shape {list(queries.shape)} for {key!r}, but their caption_projection "
+            f"takes {width} channels; give the files of one checkpoint."
+        )
 
 
 def _grid_side(folder: Path) -> int:

@@ -82,6 +82,9 @@ GAP3D = {
     "registers": (lambda s: s.update({f"{DIT}reg_roles": torch.ones(4)}), "reg_roles' has shape .4."),
     "no gate": (lambda s: s.pop(f"{DIT}layers.0.gate"), "no GAP3D checkpoint: they lack 'model.layers.0.gate'"),
     "rows": (lambda s: s.update({"model.embed_tokens.weight": torch.ones(9)}), "embed_tokens.weight', expected 2 axes"),
+    "projection": (lambda s: s.update({f"{DIT}caption_projection.linear_1.weight":
+                                       s[f"{DIT}caption_projection.linear_1.weight"][:, :20].clone()}),
+                   "for 'model.latent_queries', but their caption_projection takes 20 channels"),
     "few rows": (lambda s: s.update({"model.embed_tokens.weight": torch.ones(2, 32)}), "another language model"),
     "another tower": (lambda s: s.update({f"{TOWER}fc_norm.weight": torch.ones(8)}), "unknown 'fc_norm.weight'"),
     "whole numbers": (lambda s: s.update({f"{DIT}layers.0.attn1.to_q.weight":
