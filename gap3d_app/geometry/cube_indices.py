@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gap3d_app.geometry.cube_tables import CORNERS, EDGES, case_tables
 
+OFFSETS = ("corners", "ring", "twin", "first")
+"""Tables of steps along the axes; the others number or flag something."""
+
 # Per axis of a crossing edge: the two other axes (ascending) and the edge's index in each of the four cubes
 # around it, cubes in ascending flat order.
 _QUADS = {0: ((1, 2), (6, 4, 2, 0)), 1: ((0, 2), (10, 9, 11, 8)), 2: ((0, 1), (5, 1, 7, 3))}
-OFFSETS = ("corners", "ring", "twin", "first")
-"""Tables of steps along the axes; the others number or flag something."""
 # The order in which a quad goes round those cubes: its edge starts outside the surface, or inside.
 _TURNS = ((0, 1, 3, 2), (2, 3, 1, 0))
 

@@ -148,39 +148,42 @@ def text_encoder_part(folder: Path) -> Part:
 
 def grid_dit_part(folder: Path) -> Part:
     """GAP3D's transformer; its sizes are those of its tensors, for the release stores no others (gap3d.md 2.5)."""
+    def networks() -> dict[str, dict[str, StoredTensor]]:
+        return split_checkpoint(stored_tensors(checkpoint_files(folder)))
+
     def read() -> dict[str, StoredTensor]:
-        return split_checkpoint(stored_tensors(checkpoint_files(folder))).get("grid_dit", {})
+        return networks().get("grid_dit", {})
 
     def build(device: torch.device, dtype: torch.dtype | None) -> nn.Module:
         from gap3d_app.models.grid_dit import GridDiT, GridDiTConfig
 
-        tensors = read()
+        found = networks()
+        tensors = found.get("grid_dit", {})
         try:
-            config = GridDiTConfig.from_state_dict(tensors, input_size=_grid_side(folder))
+            config = GridDiTConfig.from_state_dict(tensors, input_size=_grid_side(found.get("image_encoder", {})))
         except KeyError as error:
             raise WeightsError(f"The weights {folder.name!r} are no GAP3D checkpoint: they lack {error}.") from None
         except ValueError as error:
             raise WeightsError(f"The weights {folder.name!r} have another shape: {error}.") from None
-        _require_width(folder, config.latent_embedding_size)
+        _require_width(found.get("prompt_encoder", {}), config.latent_embedding_size, folder.name)
         return load_streamed(lambda: GridDiT(config), tensors, device, dtype, folder.name)
 
     return Part(folder.name, tuple(checkpoint_files(folder)), build, read)
 
 
-def _require_width(folder: Path, width: int) -> None:
+def _require_width(prompt_encoder: dict[str, StoredTensor], width: int, name: str) -> None:
     """Refuse a transformer that takes other latents than the checkpoint's queries collect."""
     key = "model.latent_queries"
-    queries = split_checkpoint(stored_tensors(checkpoint_files(folder))).get("prompt_encoder", {}).get(key)
+    queries = prompt_encoder.get(key)
     if queries is not None and queries.shape[-1:] != (width,):
         raise WeightsError(
-            f"The weights {folder.name!r} have shape {list(queries.shape)} for {key!r}, but their caption_projection "
+            f"The weights {name!r} have shape {list(queries.shape)} for {key!r}, but their caption_projection "
             f"takes {width} channels; give the files of one checkpoint."
         )
 
 
-def _grid_side(folder: Path) -> int:
+def _grid_side(tower: dict[str, StoredTensor]) -> int:
     """Patches a side: the tower's positions in the checkpoint give them; 37 when it holds no tower."""
-    tower = split_checkpoint(stored_tensors(checkpoint_files(folder))).get("image_encoder", {})
     table = tower.get("embeddings.position_embeddings")
     return 37 if table is None else int((table.shape[1] - 1) ** 0.5)
 

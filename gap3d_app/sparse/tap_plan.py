@@ -53,11 +53,11 @@ class TapPlan:
         # A radix sort takes half as many passes over 16 bits.
         bits = self.taps + (self.groups - 1).bit_length()
         codes = neighbours.new_empty(self.rows, dtype=torch.int16 if bits < 16 else torch.int32)
-        grid = (triton.cdiv(rows, ROWS), self.groups)
+        grid = (-(-rows // ROWS), self.groups)
         _launch_encode(grid, (codes, neighbours, columns, rows, width), {**self._sizes, "ROWS": ROWS})
         # The codes begin with the group, so that one sort of all rows sorts inside groups.
         self.codes, order = codes.sort(stable=True)
-        padded = triton.cdiv(rows, ALIGNMENT) * ALIGNMENT
+        padded = -(-rows // ALIGNMENT) * ALIGNMENT
         self.index = neighbours.new_empty(self.taps, self.groups * padded, dtype=torch.int32)
         self.out_row = neighbours.new_empty(self.groups * padded, dtype=torch.int32)
         grid = (padded // ROWS, self.groups)

@@ -161,7 +161,7 @@ def launch(tile: Tile, x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | 
     lists, counts = plan.tap_lists(tile.rows)
     outputs = weight.shape[2]
     # Tiles of the same outputs run together, so that they read the same weights.
-    grid = (len(counts), triton.cdiv(outputs, tile.outputs))
+    grid = (len(counts), -(-outputs // tile.outputs))
     sizes = (plan.absent, x.shape[1], outputs, plan.index.shape[1], plan.taps, *weight.stride())
     constants = {
         "HAS_BIAS": bias is not None, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "CHANNELS": tile.channels,

@@ -141,8 +141,8 @@ def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     x = x.contiguous()
     rows, channels = x.shape
     columns = min(COLUMNS, triton.next_power_of_2(channels))
-    slices = triton.cdiv(channels, columns)
-    blocks = triton.cdiv(rows, ROWS * STEPS)
+    slices = -(-channels // columns)
+    blocks = -(-rows // (ROWS * STEPS))
     means, squares = torch.empty(2, blocks, channels, dtype=torch.float32, device=x.device)
     _launch_sums(
         (blocks, slices),
