@@ -29,10 +29,11 @@ class Launcher:
 
     Args:
         kernel: what `triton.jit` makes; its compile-time constants come last.
+        searched: makes of an argument what the search takes in its place.
     """
 
-    def __init__(self, kernel: Any) -> None:
-        self.kernel, self.found = kernel, {}
+    def __init__(self, kernel: Any, searched: Callable[[Any], Any] = lambda argument: argument) -> None:
+        self.kernel, self.searched, self.found = kernel, searched, {}
 
     def __call__(
         self, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], **options: Any
@@ -41,7 +42,8 @@ class Launcher:
 
         Args:
             grid: numbers of programs, one to three.
-            arguments: tensors on the current device, None, integers and floats, in the kernel's order.
+            arguments: tensors on the current device, None, integers, floats and what `searched` knows, in the kernel's
+                order.
             constants: its compile-time constants, in its order.
             options: of the compilation, such as `num_warps`.
         """
@@ -53,6 +55,7 @@ class Launcher:
             return
         if self.kernel.arg_names[len(arguments) :] != list(constants):
             raise TypeError(f"{self.kernel.arg_names} does not end with the constants {list(constants)}")
+        arguments = map(self.searched, arguments)
         self.found[kind] = self.kernel[grid](*arguments, **constants, **options)  # None from the interpreter
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED
+from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher
 
 TILE = 8192
 """Cells of one program's lines."""
@@ -56,6 +56,9 @@ def _sweep(
         tl.store(changed_ptr, 1)
 
 
+_launch = Launcher(_sweep)
+
+
 def applies(solid: Tensor) -> bool:
     """Whether the kernel can work on this volume: on a CUDA device (or in Triton's interpreter), offsets in 32 bits."""
     return (solid.is_cuda or INTERPRETED) and solid.numel() < INDEX_LIMIT
@@ -74,9 +77,11 @@ def outside(solid: Tensor) -> Tensor:
             for axis, (lines, length, inner, outer_step, step) in enumerate(axes):
                 size = triton.next_power_of_2(length)
                 width = max(1, min(MOST_LINES, TILE // size))
-                _sweep[(triton.cdiv(lines, width),)](
-                    state, changed, lines, length, inner, outer_step, step,
-                    ROWS=axis == 2, LINES=width, LENGTH=size, num_warps=8,
-                )  # fmt: skip
+                _launch(
+                    (-(-lines // width),),
+                    (state, changed, lines, length, inner, outer_step, step),
+                    {"ROWS": axis == 2, "LINES": width, "LENGTH": size},
+                    num_warps=8,
+                )
         if not changed.item():
             return state > 1

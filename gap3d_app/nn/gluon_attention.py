@@ -28,6 +28,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from gap3d_app.kernels import Launcher
+
 LOG2_E = 1.4426950408889634
 
 CHANNELS = 64
@@ -295,9 +297,6 @@ def _joined(
     return _launched((q, k, v), None, given, gate, constant, out, sizes)
 
 
-_compiled: dict[tuple, Any] = {}
-
-
 def _launched(
     own: tuple[Tensor, ...],
     gain: Tensor | None,
@@ -308,18 +307,17 @@ def _launched(
     sizes: tuple[int, int],
 ) -> Tensor:
     batch, queries, heads, channels = out.shape
-    grid = ((queries + ROWS - 1) // ROWS, batch * heads, 1)
-    numbers = (heads, queries, own[1].shape[2], *sizes, channels**-0.5 * LOG2_E, ROWS, COLUMNS, channels, STAGES)
-    others = [(x.dtype, x.data_ptr() % 16 == 0) if x is not None else None for x in (gain, gate, constant)]
-    kind = (out.device, out.dtype, *others)
-    tiles = [None if x is None else _tiled(x) for x in (*own, *given)]
-    if kind in _compiled:  # past the search for it, which takes longer than the launch
-        _compiled[kind][grid](*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers)
-    else:
-        rows = (ROWS, COLUMNS, COLUMNS) * 2
-        tiles = [None if x is None else x.described(n) for x, n in zip(tiles, rows, strict=True)]
-        arguments = (*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers)
-        _compiled[kind] = _kernel[grid](*arguments, num_warps=WARPS, maxnreg=REGISTERS)
+    grid = (-(-queries // ROWS), batch * heads)
+    rows = (ROWS, COLUMNS, COLUMNS) * 2
+    tiles = [None if x is None else _tiled(x, n) for x, n in zip((*own, *given), rows, strict=True)]
+    numbers = (heads, queries, own[1].shape[2], *sizes, channels**-0.5 * LOG2_E)
+    _launch(
+        grid,
+        (*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers),
+        {"ROWS": ROWS, "COLUMNS": COLUMNS, "CHANNELS": channels, "STAGES": STAGES},
+        num_warps=WARPS,
+        maxnreg=REGISTERS,
+    )
     return out
 
 
@@ -329,18 +327,29 @@ class _Tiled(NamedTuple):
     base: Tensor
     shape: list[int]
     strides: list[int]
+    rows: int
     padding: str = "zero"
 
-    def described(self, rows: int) -> TensorDescriptor:
-        return TensorDescriptor(self.base, self.shape, self.strides, *_tile(rows, self.base.dtype))
+
+def _described(argument: Any) -> Any:
+    if not isinstance(argument, _Tiled):
+        return argument
+    block, layout = _tile(argument.rows, argument.base.dtype)
+    return TensorDescriptor(argument.base, argument.shape, argument.strides, block, layout)
 
 
-def _tiled(x: Tensor) -> _Tiled:
-    """Queries, keys or values [B, H, N, 64] for the copy engine: 16-byte steps, channels side by side."""
+_launch = Launcher(_kernel, searched=_described)
+
+
+def _tiled(x: Tensor, rows: int) -> _Tiled:
+    """Queries, keys or values [B, H, N, 64] for the copy engine, `rows` tokens at a time.
+
+    It takes steps of 16 bytes and channels side by side.
+    """
     batch, head, token, channel = x.stride()
     if channel != 1 or batch % 8 or head % 8 or token % 8 or not batch * head * token or x.data_ptr() % 16:
         x = x.contiguous()
-    return _Tiled(x, list(x.shape), list(x.stride()))
+    return _Tiled(x, list(x.shape), list(x.stride()), rows)
 
 
 @cache

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from gap3d_app.kernels import Launcher
+
 WIDEST = 4096
 """Channels of a row, at most."""
 
@@ -39,6 +41,9 @@ def _kernel(x_ptr, weight_ptr, bias_ptr, out_ptr, rows, channels, eps, ROWS: tl.
     tl.store(out_ptr + place, out, mask=there)
 
 
+_launch = Launcher(_kernel)
+
+
 def norm_silu(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     """SiLU of the norm over axis 1.
 
@@ -53,8 +58,11 @@ def norm_silu(x: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     out, channels = torch.empty_like(x, dtype=dtype), x.shape[1]
     rows, width = x.numel() // channels, triton.next_power_of_2(channels)
     tile = TILE // width
-    _kernel[(triton.cdiv(rows, tile),)](
-        x, norm.weight, norm.bias, out, rows, channels, norm.eps, ROWS=tile, WIDTH=width, num_warps=WARPS
+    _launch(
+        (-(-rows // tile),),
+        (x, norm.weight, norm.bias, out, rows, channels, norm.eps),
+        {"ROWS": tile, "WIDTH": width},
+        num_warps=WARPS,
     )
     return out
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gap3d_app.kernels import INDEX_LIMIT
+from gap3d_app.kernels import INDEX_LIMIT, Launcher
 
 ROWS, WIDEST = 128, 256
 """Rows of a program, and columns of a weight at most."""
@@ -52,6 +52,9 @@ def _wide_product(
     tl.store(out_ptr + place, total + bias[None, :], mask=there[:, None] & (column < columns)[None, :])
 
 
+_launch = Launcher(_wide_product)
+
+
 def wide_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`x.float() @ weight.t() + bias`.
 
@@ -67,10 +70,12 @@ def wide_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     columns = weight.shape[0]
     out = torch.empty(rows, columns, dtype=torch.float32, device=x.device)
     if rows:
-        _wide_product[((rows + ROWS - 1) // ROWS,)](
-            x.contiguous(), weight.contiguous(), bias, out, rows, channels, columns,
-            DEPTH=32, WIDTH=max(16, 1 << (columns - 1).bit_length()), ROWS=ROWS, num_warps=8,
-        )  # fmt: skip
+        _launch(
+            (-(-rows // ROWS),),
+            (x.contiguous(), weight.contiguous(), bias, out, rows, channels, columns),
+            {"DEPTH": 32, "WIDTH": max(16, 1 << (columns - 1).bit_length()), "ROWS": ROWS},
+            num_warps=8,
+        )
     return out
 
 

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gap3d_app.kernels import Launcher
+
 TILE, WARPS = 1024, 1
 """Values that a program loads at a time, and its warps."""
 STEP = 4
@@ -45,6 +47,9 @@ def _sum(
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=(row < count)[:, None] & inside[None, :])
 
 
+_launch = Launcher(_sum)
+
+
 def sum_rows(x: Tensor, index: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     """Row p of the result is `bias` and the sum of the rows `index[starts[p]:starts[p + 1]]` of `x`.
 
@@ -63,11 +68,12 @@ def sum_rows(x: Tensor, index: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     if count:
         wide = min(CHANNELS, triton.next_power_of_2(channels))
         rows = TILE // (STEP * wide)
-        grid = triton.cdiv(count, rows), triton.cdiv(channels, wide)
-        _sum[grid](
-            x, index, starts, bias, out, index.shape[0], count, channels,
-            ROWS=rows, STEP=STEP, CHANNELS=wide, num_warps=WARPS,
-        )  # fmt: skip
+        _launch(
+            (-(-count // rows), -(-channels // wide)),
+            (x, index, starts, bias, out, index.shape[0], count, channels),
+            {"ROWS": rows, "STEP": STEP, "CHANNELS": wide},
+            num_warps=WARPS,
+        )
     return out
 
 

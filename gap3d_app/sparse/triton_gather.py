@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gap3d_app.kernels import Launcher
+
 TILE = 4096
 """Values that a program copies."""
 CHANNELS = 128
@@ -32,6 +34,9 @@ def _copy(
     tl.store(out_ptr + place, values, mask=(row < count)[:, None] & inside[None, :])
 
 
+_launch = Launcher(_copy)
+
+
 def gather_rows(x: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
     """Rows `index` of `x`, zeros for the number after the last row.
 
@@ -50,6 +55,9 @@ def gather_rows(x: Tensor, index: Tensor, out: Tensor | None = None) -> Tensor:
     if count:
         wide = min(CHANNELS, triton.next_power_of_2(channels))
         rows = TILE // wide
-        grid = triton.cdiv(count, rows), triton.cdiv(channels, wide)
-        _copy[grid](x, index, out, x.shape[0], count, channels, ROWS=rows, CHANNELS=wide)
+        _launch(
+            (-(-count // rows), -(-channels // wide)),
+            (x, index, out, x.shape[0], count, channels),
+            {"ROWS": rows, "CHANNELS": wide},
+        )
     return out

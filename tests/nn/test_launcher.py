@@ -29,7 +29,7 @@ class Kernel:
     def __getitem__(self, grid: tuple[int, ...]):
         def search(*arguments, **named):
             self.made.append(Compiled())
-            self.named = named
+            self.arguments, self.named = arguments, named
             return self.made[-1]
 
         return search
@@ -65,6 +65,14 @@ def test_other_kinds_are_searched_for(arguments: tuple, constants: dict, options
     launch((3,), (torch.zeros(8), 7, 0.5), {"WIDE": 4}, num_warps=2)
     launch((3,), arguments, constants, **options)
     assert len(kernel.made) == 2 and not kernel.made[0].launches
+
+
+def test_the_search_can_take_more_than_a_launch() -> None:
+    kernel = Kernel()
+    launch = Launcher(kernel, searched=lambda argument: {"described": argument} if argument == "tile" else argument)
+    launch((3,), ("tile", 7, 0.5), {"WIDE": 4})
+    launch((3,), ("tile", 9, 0.5), {"WIDE": 4})
+    assert kernel.arguments[0] == {"described": "tile"} and kernel.made[0].launches[0][1][0] == "tile"
 
 
 def test_constants_in_another_order_are_refused() -> None:
