@@ -3,12 +3,14 @@
 One step of a full-size flow is some hundred kernels of 10 to 100 microseconds; started one by one from Python they
 leave the GPU waiting. A graph starts them together. It reads and writes fixed memory, so what a step gets is copied
 into static tensors first: the state and the step's modulation always, a condition only when it is another one.
+
+A step is recorded in parts, and each is started as soon as it is there: so the GPU works while the next one is
+recorded, and to record a step takes little longer than to run it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from gap3d_app.flow.sampler import built_like
 from gap3d_app.nn.attention import all_tokens_equal
+from gap3d_app.nn.parts import at_ends
 from gap3d_app.sparse.tensor import SparseTensor
 
 
@@ -24,10 +27,10 @@ class GraphedFlow:
     """Stands for `model` in `FlowSampler.run`: the same numbers from recorded steps.
 
     For every number of conditions the last form of the arguments (shapes, and the sites of a sparse state) is kept.
-    The first call with a new form runs plainly, which also fills caches and compiles what is compiled; a later one
-    records (see `_Plain.over`); from then on the record is replayed, for later prompts too. Velocities are the
-    caller's to keep. What `prepare` gives is good until it is called again: steps read it where it lies. Without CUDA
-    the static tensors are used all the same, and the network runs on them every time.
+    The first call with a new form runs plainly, which also fills caches and compiles what is compiled; the second
+    records; from then on the record is replayed, for later prompts too. Velocities are the caller's to keep. What
+    `prepare` gives is good until it is called again: steps read it where it lies. Without CUDA the static tensors are
+    used all the same, and the network runs on them every time.
 
     Args:
         model: a network with `prepare` and `velocities`; its weights must stay where they are.
@@ -35,7 +38,7 @@ class GraphedFlow:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._plain: dict[int, _Plain] = {}
+        self._plain: dict[int, Any] = {}  # the form of the last plain call
         self._records: dict[int, _Record] = {}
         self.forget()
 
@@ -71,6 +74,7 @@ class GraphedFlow:
             self._prepared = _Record(prepare, given, form, _new_pool())
             steps = [{id(tensor): tensor for tensor in _tensors(step)} for step in self._prepared.result]
             self._lasting = {key: steps[0][key] for key in set(steps[0]).intersection(*steps[1:]) if len(steps) > 1}
+            return self._prepared.result
         return self._prepared.replay(given, anew=True)
 
     @torch.no_grad()
@@ -80,47 +84,17 @@ class GraphedFlow:
         count, form = len(prepared), _form(given)
         record = self._records.get(count)
         if record is None or record.form != form:
-            plain = self._plain.get(count)
-            if plain is None or plain.form != form:
-                plain = self._plain[count] = _Plain(form)
-            if not plain.over(state):
+            if self._plain.get(count) != form:
                 found = self.model.velocities(state, prepared)
-                plain.calls += 1
-                if next(_tensors(state)).is_cuda:
-                    plain.end = torch.cuda.current_stream().record_event()
+                self._plain[count] = form
                 return found
             # The former record goes when the new one is there, lest the pool be without an owner in between.
             self._records[count] = record = _Record(self.model.velocities, given, form, self._pool, self._lasting)
-        result = record.replay(given)
+            result = record.result
+        else:
+            result = record.replay(given)
         # The next replay overwrites the result, and a solver may look back.
         return _rebuilt(result, (tensor.clone() for tensor in _tensors(result)))
-
-
-@dataclass
-class _Plain:
-    """The calls of a form that were not recorded.
-
-    Attributes:
-        form: see `_form`.
-        calls: how many there were.
-        end: behind the last one on the device; None without CUDA.
-    """
-
-    form: Any
-    calls: int = 0
-    end: torch.cuda.Event | None = None
-
-    def over(self, state: Any) -> bool:
-        """Whether the next call is to be recorded; never the first.
-
-        A record for a structured latent serves one asset and takes the time of a step to make, while the device waits.
-        That pays where the device waits anyway: where it has ended a call before the next one begins. The second call
-        tells: the first one makes the maps, and later there are too few steps left. Other records last, and are made
-        at once.
-        """
-        if self.end is None or not isinstance(state, SparseTensor):
-            return self.calls > 0
-        return self.calls == 2 and self.end.query()
 
 
 class _Record:
@@ -132,6 +106,9 @@ class _Record:
         form: see `_form`.
         pool: memory that the record works in.
         lasting: tensors, by their identity, that stay where they are and are read there.
+
+    Attributes:
+        result: that of the last replay; at first of the call that was recorded.
     """
 
     def __init__(
@@ -140,12 +117,12 @@ class _Record:
         self.form = form
         lasting, tensors = lasting or {}, list(_tensors(given))
         self.static = [tensor if id(tensor) in lasting else _copied(tensor) for tensor in tensors]
-        self.last: list[Tensor | None] = [None] * len(tensors)
+        self.last = tensors
         arguments = _rebuilt(given, iter(self.static))
         self.call = lambda: call(*arguments)
-        self.graph = None
+        self.graphs: list[torch.cuda.CUDAGraph] = []
         if tensors[0].is_cuda:
-            self.graph, self.result = _captured(self.call, pool)
+            self.graphs, self.result = _captured(self.call, pool)
         else:
             self.result = self.call()
 
@@ -161,9 +138,9 @@ class _Record:
         ]
         torch._foreach_copy_([self.static[index] for index in fresh], [tensors[index] for index in fresh])
         self.last = tensors
-        if self.graph is not None:
-            self.graph.replay()
-        else:
+        for graph in self.graphs:
+            graph.replay()
+        if not self.graphs:
             for kept, made in zip(_tensors(self.result), _tensors(self.call()), strict=True):
                 kept.copy_(made)
         return self.result
@@ -188,12 +165,12 @@ def _stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _captured(call: Any, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A graph of `call` and the tensors that a replay fills; `pool` is the memory that it works in.
+def _captured(call: Any, pool: Any) -> tuple[list[torch.cuda.CUDAGraph], Any]:
+    """Graphs of the parts of `call`, which have run once, and the tensors that they fill; `pool` is their memory.
 
     Not through `torch.cuda.graph`, which empties the allocator's cache and waits for the device first.
     """
-    graph, outer = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    outer = torch.cuda.current_stream()
     stream = _stream(outer.device_index)
     stream.wait_stream(outer)
     with torch.cuda.stream(stream):
@@ -201,13 +178,48 @@ def _captured(call: Any, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
         # here that is an error like any other, and what is free afterwards is enough for them.
         room = [torch.empty(1, dtype=torch.int64, device=outer.device) for _ in range(2)]
         del room
-        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        recorder = _Recorder(pool, outer)
+        recorder.begin()
         try:
-            result = call()
+            with at_ends(recorder.cut):
+                result = call()
+            recorder.run()
         finally:
-            graph.capture_end()
+            recorder.end()
     outer.wait_stream(stream)
-    return graph, result
+    return recorder.graphs, result
+
+
+class _Recorder:
+    """Records what the current stream is asked for, part by part; every part runs on `outer` once it has ended."""
+
+    def __init__(self, pool: Any, outer: torch.cuda.Stream) -> None:
+        self.pool, self.outer = pool, outer
+        self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.part: torch.cuda.CUDAGraph | None = None
+
+    def begin(self) -> None:
+        part = torch.cuda.CUDAGraph()
+        part.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        self.part = part
+
+    def end(self) -> torch.cuda.CUDAGraph | None:
+        """The part that was recorded, if one was."""
+        part, self.part = self.part, None
+        if part is not None:
+            part.capture_end()
+        return part
+
+    def run(self) -> None:
+        """End a part and run it."""
+        part = self.end()
+        with torch.cuda.stream(self.outer):
+            part.replay()
+        self.graphs.append(part)
+
+    def cut(self) -> None:
+        self.run()
+        self.begin()
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

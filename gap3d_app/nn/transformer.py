@@ -12,6 +12,7 @@ from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.parallel import Result, run_branches
+from gap3d_app.nn.parts import part_ends
 
 
 class FeedForward(nn.Module):
@@ -141,6 +142,9 @@ class ModulatedCrossBlock(nn.Module):
         return x + self.cross_attn(self.norm2(x), context, segments=segments)
 
 
+PART = 6
+"""Blocks between two ends of parts of a chain (see `gap3d_app.nn.parts`)."""
+
 Advance = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -224,7 +228,10 @@ def _run_together(
     if not alike:
         h, mods = h.repeat(count, 1, 1), [mod if mod.shape[0] == 1 else mod.repeat(count, 1) for mod in mods]
     source = blocks[0].enter(h, mods[0])
-    for block, mod, following, *contexts in zip(blocks, mods, [*mods[1:], None], *conditions, strict=True):
+    layers = zip(blocks, mods, [*mods[1:], None], *conditions, strict=True)
+    for index, (block, mod, following, *contexts) in enumerate(layers):
+        if index % PART == 0:
+            part_ends()
         h, source = advance(block, h, source, mod, contexts, following, alike and block is blocks[0])
     return [leave(part) for part in h.chunk(count)]
 

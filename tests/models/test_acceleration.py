@@ -1,5 +1,7 @@
 """Together, stacked, compiled and recorded ways through the flows against the plain ones."""
 
+from threading import Thread
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.grid_sampling import generate_grid, grid_sampler
 from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention_kernels import KERNELS, AttentionSize, attend, fastest_kernel, kernel_times
+from gap3d_app.nn.parts import at_ends, part_ends
 from gap3d_app.nn.torso import TorsoModule
 from gap3d_app.nn.transformer import run_blocks
 from gap3d_app.sparse.tensor import SparseTensor
@@ -113,6 +116,23 @@ def test_prepared_values_stay_where_they_are(kind: str, device: str) -> None:
     assert places[0] == places[1] and places[2] == places[3]
 
 
+@torch.no_grad()
+def test_chains_tell_where_their_parts_end() -> None:
+    """Before the first block and after every sixth, to the thread that asked."""
+    flow = structure_flow(True)
+    (step,) = flow.prepare([torch.randn(1, 7, 24)], torch.tensor([[800.0]]))
+    blocks, contexts = nn.ModuleList([flow.blocks[0]] * 13), [[step[0].contexts[0]] * 13]
+    ends, elsewhere = [], []
+    h = flow._embed(torch.randn(1, 8, 4, 4, 4))
+    with at_ends(lambda: ends.append(len(ends))):
+        run_blocks(blocks, h, [step[0].mods[0]] * 13, contexts, lambda h: h)
+        thread = Thread(target=lambda: elsewhere.append(part_ends()))
+        thread.start()
+        thread.join()
+    part_ends()
+    assert ends == [0, 1, 2] and elsewhere == [None]
+
+
 def test_kernels_away_from_cuda() -> None:
     cpu = torch.device("cpu")
     size = AttentionSize(1, 2, 8, 8, 16, torch.float32)
@@ -208,18 +228,33 @@ class TestOnCuda:
             assert distance(quick, slow) < 2e-2
 
     @torch.no_grad()
-    @pytest.mark.parametrize("waits", [False, True])
-    def test_steps_of_one_asset_are_recorded_where_the_device_waits(self, waits: bool) -> None:
+    def test_a_step_runs_part_by_part_as_it_is_recorded(self) -> None:
+        """The second call's velocities are those of what is recorded, which later calls replay."""
         flow, cond = slat_flow().cuda(), torch.randn(1, 7, 24, device="cuda")
         recorded, state = GraphedFlow(flow), SparseTensor(torch.randn(90, 8, device="cuda"), voxels([90]).cuda())
-        steps = recorded.prepare([cond], torch.linspace(900, 100, 5, device="cuda")[:, None])
-        for step in steps[:4]:
-            torch.cuda._sleep(0 if waits else 1 << 30)
+        for number, step in enumerate(recorded.prepare([cond], torch.linspace(900, 100, 5, device="cuda")[:, None])):
+            state = state.replace(torch.randn(90, 8, device="cuda"))
             (velocity,) = recorded.velocities(state, step)
-            if waits:
-                torch.cuda.synchronize()
-        assert bool(recorded._records) is waits
-        assert torch.allclose(velocity.feats, flow.velocities(state, steps[3])[0].feats, atol=1e-5)
+            assert torch.allclose(velocity.feats, flow.velocities(state, step)[0].feats, atol=1e-5)
+            assert len(recorded._records) == (number > 0)
+        assert len(recorded._records[1].graphs) == 2 and len(recorded._prepared.graphs) == 1
+
+    @torch.no_grad()
+    def test_what_fails_while_it_is_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a later part too: the error is the caller's, and a new beginning finds the flow as it was."""
+        flow, state = structure_flow(True).cuda(), torch.randn(1, 8, 4, 4, 4, device="cuda")
+        recorded, cond = GraphedFlow(flow), torch.randn(1, 7, 24, device="cuda")
+        (step,) = recorded.prepare([cond], torch.tensor([[700.0]], device="cuda"))
+        right = recorded.velocities(state, step)[0]
+        monkeypatch.setattr(flow.out_layer, "forward", lambda x: torch.empty(1 << 46, device="cuda"))
+        with pytest.raises(torch.OutOfMemoryError):
+            recorded.velocities(state, step)
+        monkeypatch.undo()
+        assert not recorded._records and not torch.cuda.is_current_stream_capturing()
+        recorded.forget()
+        (step,) = recorded.prepare([cond], torch.tensor([[700.0]], device="cuda"))
+        for _ in range(3):
+            assert torch.allclose(recorded.velocities(state, step)[0], right, atol=1e-5)
 
     @pytest.mark.parametrize("graphs", [False, True])
     def test_grid(self, graphs: bool) -> None:
