@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,22 @@ INDEX_LIMIT = 1 << 31
 """Elements that 32-bit offsets reach."""
 
 
+class Tiled(NamedTuple):
+    """What a launch reads of Triton's tensor descriptors: making one of those checks for longer than a launch takes.
+
+    Attributes:
+        base: the tensor.
+        shape, strides: of it, or of a view of its memory; the last stride is 1, the others are 16-byte steps.
+        block: sizes of what is copied at a time.
+    """
+
+    base: Tensor
+    shape: list[int]
+    strides: list[int]
+    block: tuple[int, ...]
+    padding: str = "zero"
+
+
 class Launcher:
     """Launches of a Triton kernel, past Triton's search for what it has compiled of it once that was found.
 
@@ -29,7 +45,7 @@ class Launcher:
 
     Args:
         kernel: what `triton.jit` makes; its compile-time constants come last.
-        searched: makes of an argument what the search takes in its place.
+        searched: makes of an argument what the search takes in its place; of a `Tiled` tensor it must.
     """
 
     def __init__(self, kernel: Any, searched: Callable[[Any], Any] = lambda argument: argument) -> None:
@@ -42,8 +58,7 @@ class Launcher:
 
         Args:
             grid: numbers of programs, one to three.
-            arguments: tensors on the current device, None, integers, floats and what `searched` knows, in the kernel's
-                order.
+            arguments: tensors on the current device, `Tiled` ones, None, integers and floats, in the kernel's order.
             constants: its compile-time constants, in its order.
             options: of the compilation, such as `num_warps`.
         """
@@ -63,6 +78,8 @@ def _kind(argument: Any) -> Any:
     """What Triton compiles for: dtype and alignment of a tensor, which integers are 1, even by 16, or wide."""
     if isinstance(argument, Tensor):
         return argument.dtype, argument.get_device(), argument.data_ptr() % 16 == 0
+    if isinstance(argument, Tiled):
+        return argument.base.dtype, argument.base.get_device(), argument.block
     if isinstance(argument, int):
         return argument == 1, argument % 16 == 0, -INDEX_LIMIT <= argument < INDEX_LIMIT
     return type(argument)

@@ -13,7 +13,7 @@ compare with is torch's own attention.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from gap3d_app.kernels import Launcher
+from gap3d_app.kernels import Launcher, Tiled
 
 LOG2_E = 1.4426950408889634
 
@@ -321,27 +321,17 @@ def _launched(
     return out
 
 
-class _Tiled(NamedTuple):
-    """What a launch reads of a `TensorDescriptor`: making one of those checks for longer than a launch takes."""
-
-    base: Tensor
-    shape: list[int]
-    strides: list[int]
-    rows: int
-    padding: str = "zero"
-
-
 def _described(argument: Any) -> Any:
-    if not isinstance(argument, _Tiled):
+    if not isinstance(argument, Tiled):
         return argument
-    block, layout = _tile(argument.rows, argument.base.dtype)
-    return TensorDescriptor(argument.base, argument.shape, argument.strides, block, layout)
+    layout = _layout(argument.block, argument.base.dtype)
+    return TensorDescriptor(argument.base, argument.shape, argument.strides, list(argument.block), layout)
 
 
 _launch = Launcher(_kernel, searched=_described)
 
 
-def _tiled(x: Tensor, rows: int) -> _Tiled:
+def _tiled(x: Tensor, rows: int) -> Tiled:
     """Queries, keys or values [B, H, N, 64] for the copy engine, `rows` tokens at a time.
 
     It takes steps of 16 bytes and channels side by side.
@@ -349,14 +339,13 @@ def _tiled(x: Tensor, rows: int) -> _Tiled:
     batch, head, token, channel = x.stride()
     if channel != 1 or batch % 8 or head % 8 or token % 8 or not batch * head * token or x.data_ptr() % 16:
         x = x.contiguous()
-    return _Tiled(x, list(x.shape), list(x.stride()), rows)
+    return Tiled(x, list(x.shape), list(x.stride()), (1, 1, rows, CHANNELS))
 
 
 @cache
-def _tile(rows: int, dtype: torch.dtype) -> tuple[list[int], gl.NVMMASharedLayout]:
-    """A block of a tensor [B, H, N, 64] and how it lies in shared memory."""
-    block = [1, 1, rows, CHANNELS]
-    return block, gl.NVMMASharedLayout.get_default_for(block, gl.float16 if dtype == torch.float16 else gl.bfloat16)
+def _layout(block: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    """How a block of a tensor [B, H, N, 64] lies in shared memory."""
+    return gl.NVMMASharedLayout.get_default_for(list(block), gl.float16 if dtype == torch.float16 else gl.bfloat16)
 
 
 def applies(q: Tensor) -> bool:

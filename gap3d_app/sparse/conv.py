@@ -185,7 +185,7 @@ class TritonBackend:
     def __call__(self, x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `NativeBackend`."""
         feats, cast = in_autocast_dtype(x.feats, weight)
-        taps = cast.permute(1, 2, 3, 4, 0).flatten(0, 2)
+        taps = cast.flatten(1, 3)
 
         def by_torch() -> Tensor:
             return self.native(x, weight, bias)
@@ -205,7 +205,7 @@ class TritonBackend:
 
         Args:
             x: [T, C] features of the parents.
-            taps: [8 children, 8 neighbours, C, O] weights.
+            taps: [O, 64, C] weights of the 8 neighbours of the first child, of the second, and so on.
             parents: [8 children, 8 neighbours] columns of the neighbour map of `x`.
             bias: [O].
             by_torch: makes the same where the kernel does not apply or is slower.
@@ -213,7 +213,7 @@ class TritonBackend:
         Returns:
             [8 T, O], the children of a voxel in a row.
         """
-        feats, taps = in_autocast_dtype(x.feats, taps.flatten(0, 1))
+        feats, taps = in_autocast_dtype(x.feats, taps)
         if not self.kernel.applies(feats, taps, 8 * len(x)):
             return by_torch()
         return self.kernel.planned_matmul(feats, taps, self.children_plan(x.sites, parents), bias, by_torch)

@@ -246,9 +246,9 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
     coarse_map = neighbour_map(x.sites)
     fine = subdivided_sites(x.sites)
     device = coarse_map.device
-    weight = conv.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)  # [27, C, O]
+    weight = conv.conv.weight.flatten(1, 3)  # [O, 27, C]
     near = _near_parents(device)
-    taps = (_fold(weight.device, weight.dtype) @ weight.flatten(1)).view(8, 8, *weight.shape[1:])
+    taps = _fold(weight.device, weight.dtype) @ weight  # [O, 64, C]
 
     def by_torch() -> Tensor:
         children = []
@@ -256,7 +256,8 @@ def _subdivide_folded(x: SparseTensor, conv: SparseConv3d) -> SparseTensor:
             forward, backward = x.sites.cached(
                 ("child", child), lambda c=child: (coarse_map[:, near[c]], coarse_map[:, 26 - near[c]])
             )
-            children.append(gather_matmul(x.feats, taps[child], forward, lambda b=backward: b))
+            own = taps[:, 8 * child : 8 * child + 8].permute(1, 2, 0)
+            children.append(gather_matmul(x.feats, own, forward, lambda b=backward: b))
         return torch.stack(children, dim=1).reshape(rows * 8, -1) + conv.conv.bias
 
     if isinstance(conv.backend, TritonBackend):
@@ -278,13 +279,10 @@ def prepare_subdivision(sites: Sites, first: SparseConv3d, second: SparseConv3d)
     """Make what `subdivide_conv` by `first` and then `second` derive from the sites alone; returns the fine sites."""
     neighbour_map(sites)
     fine = subdivided_sites(sites)
-    plans = []
     if isinstance(first.backend, TritonBackend):
-        plans.append(first.backend.children_plan(sites, _near_parents(sites.coords.device)))
+        first.backend.children_plan(sites, _near_parents(sites.coords.device))
     if isinstance(second.backend, TritonBackend):
-        plans.append(second.backend.plan(fine))
-    for plan in plans:
-        plan.prepare()
+        second.backend.plan(fine)
     return fine
 
 

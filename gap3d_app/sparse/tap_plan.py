@@ -1,4 +1,4 @@
-"""The order in which the Triton convolution takes rows, and what its tiles need: three kernels around torch's sort.
+"""The order in which the Triton convolution takes rows, and what its tiles need: two kernels around torch's sort.
 
 A plan of a million rows is made beside the first blocks of a network, whose time it takes: so every kernel reads or
 writes the map of neighbours once, and only numbers of rows and taps lie in between. They run on a CUDA device or in
@@ -15,13 +15,12 @@ from torch import Tensor
 from gap3d_app.kernels import Launcher
 
 BLOCKS = (64, 128)
-"""Rows of a tile of the convolution."""
+"""Rows of a tile of the convolution: of few rows small tiles, so that every multiprocessor has some."""
 
-ALIGNMENT = max(BLOCKS)
-"""Rows of a group come in multiples of this."""
+FEW_ROWS = 1 << 16
 
 ROWS = 128
-"""Rows of one program; divides `ALIGNMENT`."""
+"""Rows of one program that looks for taps."""
 
 
 class TapPlan:
@@ -35,56 +34,41 @@ class TapPlan:
         columns: [G, K] integer columns of `neighbours` that are the taps of each group; None for one group with all
             of them. Row t of group g makes row t * G + g of the result. K and the bits of G - 1 are together at
             most 31.
+        block: rows of a tile, one of `BLOCKS`; by default the first for fewer than `FEW_ROWS` rows.
 
     Attributes:
         absent: T.
         rows: rows of the result, G * T.
-        index: [K, P] int32 rows of the input, P = G * T rounded up to whole tiles per group; `absent` for none.
+        taps: [P / block, K] int32 numbers of weights (group * K + tap), those that any row of the tile needs first;
+            P = G * T rounded up to whole tiles per group.
+        counts: [P / block] int32 how many it needs.
+        index: [P / block, K, block] int32 rows of the input by the taps of the tile; `absent` for none.
         out_row: [P] int32, -1 in the padding.
-        codes: [G * T] int16 or int32, ascending: the group, and below it one bit per tap that the row has.
     """
 
-    def __init__(self, neighbours: Tensor, columns: Tensor | None = None) -> None:
+    def __init__(self, neighbours: Tensor, columns: Tensor | None = None, block: int | None = None) -> None:
         neighbours, columns = neighbours.contiguous(), None if columns is None else columns.contiguous()
         rows, width = neighbours.shape
-        self.groups, self.taps = (1, width) if columns is None else columns.shape
+        self.groups, self.width = (1, width) if columns is None else columns.shape
         self.absent, self.rows = rows, self.groups * rows
-        self._sizes = {"TAPS": self.taps, "WIDE": triton.next_power_of_2(self.taps)}
+        self.block = block or BLOCKS[self.rows >= FEW_ROWS]
+        sizes = {"TAPS": self.width, "WIDE": triton.next_power_of_2(self.width)}
         # A radix sort takes half as many passes over 16 bits.
-        bits = self.taps + (self.groups - 1).bit_length()
+        bits = self.width + (self.groups - 1).bit_length()
         codes = neighbours.new_empty(self.rows, dtype=torch.int16 if bits < 16 else torch.int32)
-        grid = (-(-rows // ROWS), self.groups)
-        _launch_encode(grid, (codes, neighbours, columns, rows, width), {**self._sizes, "ROWS": ROWS})
+        _launch_encode(
+            (-(-rows // ROWS), self.groups), (codes, neighbours, columns, rows, width), {**sizes, "ROWS": ROWS}
+        )
         # The codes begin with the group, so that one sort of all rows sorts inside groups.
-        self.codes, order = codes.sort(stable=True)
-        padded = -(-rows // ALIGNMENT) * ALIGNMENT
-        self.index = neighbours.new_empty(self.taps, self.groups * padded, dtype=torch.int32)
-        self.out_row = neighbours.new_empty(self.groups * padded, dtype=torch.int32)
-        grid = (padded // ROWS, self.groups)
-        arguments = (self.index, self.out_row, order, neighbours, columns, rows, width, padded)
-        _launch_gather(grid, arguments, {**self._sizes, "ROWS": ROWS})
-        self.lists: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def tap_lists(self, block: int) -> tuple[Tensor, Tensor]:
-        """Which taps a tile of `block` rows needs; one of `BLOCKS`.
-
-        Returns:
-            [P / block, K] int32 numbers of weights (group * K + tap), the needed ones first, and how many are needed
-            [P / block] int32.
-        """
-        if block not in self.lists:
-            tiles = len(self.out_row) // block
-            taps, counts = self.out_row.new_empty(tiles, self.taps), self.out_row.new_empty(tiles)
-            grid = (tiles // self.groups, self.groups)
-            constants = {**self._sizes, "ROWS": block}
-            _launch_list(grid, (taps, counts, self.codes, self.absent), constants, num_warps=1)
-            self.lists[block] = taps, counts
-        return self.lists[block]
-
-    def prepare(self) -> None:
-        """Make the lists of all tiles, whichever will be taken."""
-        for block in BLOCKS:
-            self.tap_lists(block)
+        codes, order = codes.sort(stable=True)
+        tiles = -(-rows // self.block)
+        every = self.groups * tiles
+        self.taps, self.counts = neighbours.new_empty(every, self.width), neighbours.new_empty(every)
+        self.index = neighbours.new_empty(every, self.width, self.block)
+        self.out_row = neighbours.new_empty(every * self.block)
+        results = self.taps, self.counts, self.index, self.out_row
+        arguments = (*results, codes, order, neighbours, columns, rows, width)
+        _launch_gather((tiles, self.groups), arguments, {**sizes, "ROWS": self.block})
 
 
 @triton.jit
@@ -129,40 +113,30 @@ def _encode(
 
 @triton.jit(do_not_specialize=["rows"])
 def _gather(
-    index_ptr, out_row_ptr, order_ptr, map_ptr, column_ptr, rows, width, padded,
+    list_ptr, count_ptr, index_ptr, out_row_ptr, code_ptr, order_ptr, map_ptr, column_ptr, rows, width,
     TAPS: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Taps of the rows in their order, one tap below the other, and what rows they make."""
+    """A tile: the taps that any of its rows has, the others behind them, both ascending; and the rows by these taps."""
     group, groups = tl.program_id(1), tl.num_programs(1)
+    tile = group.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = tl.load(order_ptr + group * rows + place, mask=place < rows, other=0) - group * rows
+    there = place < rows
     tap = tl.arange(0, WIDE)
-    column = _columns(column_ptr, group, TAPS, WIDE)
-    known = (place < rows)[:, None] & (tap < TAPS)[None, :]
-    source = tl.load(map_ptr + row[:, None] * width + column[None, :], mask=known, other=rows)
-    place += group * padded
-    target = index_ptr + tap.to(tl.int64)[None, :] * (groups * padded) + place[:, None]
-    tl.store(target, source, mask=(tap < TAPS)[None, :])
-    tl.store(out_row_ptr + place, tl.where(place - group * padded < rows, row * groups + group, -1).to(tl.int32))
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _list(
-    list_ptr, count_ptr, code_ptr, rows, TAPS: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
-    """The taps that any row of a tile has, the others behind them, both ascending."""
-    group = tl.program_id(1)
-    tile = group * tl.num_programs(0) + tl.program_id(0)
-    place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    code = tl.load(code_ptr + group * rows + place, mask=place < rows, other=0).to(tl.int32)
-    tap = tl.arange(0, WIDE)
+    code = tl.load(code_ptr + group * rows + place, mask=there, other=0).to(tl.int32)
     needed = tl.max(code[:, None] >> _bits(TAPS, WIDE)[None, :] & 1, axis=0)
     needed = tl.where(tap < TAPS, needed, 0)  # above the taps is the group
     count = tl.sum(needed, axis=0)
     before = tl.cumsum(needed, axis=0) - needed
-    target = tl.where(needed > 0, before, count + tap - before)
-    tl.store(list_ptr + tile * TAPS + target, group * TAPS + tap, mask=tap < TAPS)
+    slot = tl.where(needed > 0, before, count + tap - before)
+    tl.store(list_ptr + tile * TAPS + slot, group * TAPS + tap, mask=tap < TAPS)
     tl.store(count_ptr + tile, count)
+    row = tl.load(order_ptr + group * rows + place, mask=there, other=0) - group * rows
+    column = _columns(column_ptr, group, TAPS, WIDE)
+    known = there[:, None] & (tap < TAPS)[None, :]
+    source = tl.load(map_ptr + row[:, None] * width + column[None, :], mask=known, other=rows)
+    target = index_ptr + (tile * TAPS + slot[None, :]) * ROWS + tl.arange(0, ROWS)[:, None]
+    tl.store(target, source, mask=(tap < TAPS)[None, :])
+    tl.store(out_row_ptr + tile * ROWS + tl.arange(0, ROWS), tl.where(there, row * groups + group, -1).to(tl.int32))
 
 
-_launch_encode, _launch_gather, _launch_list = map(Launcher, (_encode, _gather, _list))
+_launch_encode, _launch_gather = map(Launcher, (_encode, _gather))

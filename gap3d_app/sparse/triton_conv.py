@@ -2,8 +2,9 @@
 
 A program makes a tile of output rows by output channels. It walks over the taps that any of its rows has a
 neighbour for and over slices of the input channels, gathers the rows from memory straight into the tile of the
-matrix product, and adds the bias at the end: nothing as large as rows x taps x channels is ever stored. Rows are
-ordered by which taps they have (`TapPlan`), so that rows of a tile lack the same ones.
+matrix product, has the copy engine bring the weights where there is one, and adds the bias at the end: nothing as large
+as rows x taps x channels is ever stored. Rows are ordered by which taps they have (`TapPlan`), so that rows of a tile
+lack the same ones.
 
 What it must equal is `gather_matmul` of `gap3d_app.sparse.conv`.
 """
@@ -12,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher
+from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher, Tiled
 from gap3d_app.sparse.tap_plan import TapPlan
 
 HALF = (torch.float16, torch.bfloat16)
@@ -41,72 +44,75 @@ class Tile:
     flat: bool = True
 
 
-# The flat loop reads list, row number and row one after the other, so that three stages hold one load of the last.
 TILES = (
-    Tile(128, 128, 64, 8, 7),
-    Tile(128, 128, 64, 8, 4, flat=False),
     Tile(128, 256, 64, 8, 3, flat=False),
-    Tile(128, 64, 64, 4, 10),
-    Tile(64, 128, 64, 4, 10),
-    Tile(64, 64, 64, 4, 10),
-    Tile(128, 32, 64, 4, 10),
-    Tile(128, 128, 32, 8, 10),
-    Tile(128, 64, 32, 4, 10),
-    Tile(128, 32, 32, 4, 10),
+    Tile(128, 128, 64, 8, 6),
+    Tile(128, 64, 64, 8, 6),
+    Tile(128, 32, 64, 4, 6),
+    Tile(128, 256, 32, 8, 6),
+    Tile(128, 128, 32, 8, 6),
+    Tile(128, 64, 32, 8, 6),
+    Tile(128, 32, 32, 4, 6),
+    Tile(64, 128, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4),
+    Tile(64, 32, 64, 4, 4),
+    Tile(64, 256, 32, 4, 4),
+    Tile(64, 128, 32, 4, 4),
+    Tile(64, 32, 32, 4, 4),
 )
 
 
 @triton.jit
 def _kernel(
-    x_ptr, weight_ptr, bias_ptr, out_ptr, index_ptr, out_row_ptr, list_ptr, count_ptr,
-    absent, channels, outputs, padded_rows, taps, stride_tap, stride_channel, stride_output,
-    HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, FLAT: tl.constexpr,
+    x_ptr, weight_desc, bias_ptr, out_ptr, index_ptr, out_row_ptr, list_ptr, count_ptr, absent, outputs, taps,
+    HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr,
+    FLAT: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0)
-    row = block * ROWS + tl.arange(0, ROWS)
-    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    tile = tl.program_id(0).to(tl.int64)
+    row = tl.arange(0, ROWS)
+    first = tl.program_id(1) * OUTPUTS
     channel = tl.arange(0, CHANNELS)
-    weight_tile = weight_ptr + channel[:, None] * stride_channel + output[None, :] * stride_output
-    output_mask = output < outputs
-    count = tl.load(count_ptr + block)
-    steps = channels // CHANNELS
+    index_ptr += tile * taps * ROWS
+    list_ptr += tile * taps
+    count = tl.load(count_ptr + tile)
     total = tl.zeros((ROWS, OUTPUTS), dtype=tl.float32)
     if FLAT:
-        for step in range(0, count * steps):
-            number = tl.load(list_ptr + block * taps + step // steps)
-            start = (step % steps) * CHANNELS
-            source = tl.load(index_ptr + (number % taps) * padded_rows + row)
-            a = tl.load(
-                x_ptr + source[:, None] * channels + (start + channel)[None, :],
-                mask=(source < absent)[:, None],
-                other=0.0,
-            )
-            b = tl.load(
-                weight_tile + number * stride_tap + start * stride_channel, mask=output_mask[None, :], other=0.0
-            )
-            total = tl.dot(a, b, total)
+        for step in range(0, count * STEPS):
+            tap, start = step // STEPS, step % STEPS * CHANNELS
+            source = tl.load(index_ptr + tap * ROWS + row)
+            place = source[:, None] * (STEPS * CHANNELS) + (start + channel)[None, :]
+            a = tl.load(x_ptr + place, mask=(source < absent)[:, None], other=0.0)
+            b = weight_desc.load([first, tl.load(list_ptr + tap) * (STEPS * CHANNELS) + start])
+            total = tl.dot(a, b.T, total)
     else:
-        for t in range(0, count):
-            number = tl.load(list_ptr + block * taps + t)
-            source = tl.load(index_ptr + (number % taps) * padded_rows + row)
+        for tap in range(0, count):
+            source = tl.load(index_ptr + tap * ROWS + row)
             there = (source < absent)[:, None]
-            x_tile = x_ptr + source[:, None] * channels + channel[None, :]
-            tap_tile = weight_tile + number * stride_tap
-            for start in range(0, channels, CHANNELS):
-                a = tl.load(x_tile + start, mask=there, other=0.0)
-                b = tl.load(tap_tile + start * stride_channel, mask=output_mask[None, :], other=0.0)
-                total = tl.dot(a, b, total)
+            x_tile = x_ptr + source[:, None] * (STEPS * CHANNELS) + channel[None, :]
+            number = tl.load(list_ptr + tap) * (STEPS * CHANNELS)
+            for step in range(0, STEPS):
+                a = tl.load(x_tile + step * CHANNELS, mask=there, other=0.0)
+                b = weight_desc.load([first, number + step * CHANNELS])
+                total = tl.dot(a, b.T, total)
+    output = first + tl.arange(0, OUTPUTS)
+    inside = output < outputs
     if HAS_BIAS:
-        total += tl.load(bias_ptr + output, mask=output_mask, other=0.0).to(tl.float32)[None, :]
-    target = tl.load(out_row_ptr + row)
+        total += tl.load(bias_ptr + output, mask=inside, other=0.0).to(tl.float32)[None, :]
+    target = tl.load(out_row_ptr + tile * ROWS + row)
     tl.store(
         out_ptr + target[:, None] * outputs + output[None, :],
         total.to(out_ptr.dtype.element_ty),
-        mask=(target >= 0)[:, None] & output_mask[None, :],
+        mask=(target >= 0)[:, None] & inside[None, :],
     )
 
 
-_launch = Launcher(_kernel)
+def _described(argument: Any) -> Any:
+    if not isinstance(argument, Tiled):
+        return argument
+    return TensorDescriptor(argument.base, argument.shape, argument.strides, list(argument.block))
+
+
+_launch = Launcher(_kernel, searched=_described)
 
 
 def device_fits(x: Tensor) -> bool:
@@ -115,11 +121,11 @@ def device_fits(x: Tensor) -> bool:
 
 
 def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
-    """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [..., C, O].
+    """Whether the kernel can make `rows` rows from `x` [N, C] with `weight` [O, G * K, C].
 
     It needs half precision, no gradient, channels in multiples of 32, a device that fits, and offsets of 32 bits.
     """
-    channels, outputs = weight.shape[-2:]
+    outputs, _, channels = weight.shape
     return (
         device_fits(x)
         and x.dtype in HALF
@@ -135,11 +141,11 @@ def applies(x: Tensor, weight: Tensor, rows: int) -> bool:
 def planned_matmul(
     x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None = None, rival: Callable[[], Tensor] | None = None
 ) -> Tensor:
-    """y[p] = sum over taps k of x[map[p, k]] @ weight[k], summed in float32, plus the bias.
+    """y[p] = sum over taps k of x[map[p, k]] @ weight[:, k].T, summed in float32, plus the bias.
 
     Args:
         x: [N, C] float16 or bfloat16; C in multiples of 32.
-        weight: [G * K, C, O] in the dtype of `x`, any strides.
+        weight: [O, G * K, C] in the dtype of `x`.
         plan: of the map.
         bias: [O], any float dtype.
         rival: another way to the same result, taken where it is measured faster.
@@ -147,8 +153,8 @@ def planned_matmul(
     Returns:
         [plan.rows, O] in the dtype of `x`.
     """
-    x = x.contiguous()
-    out = x.new_empty(plan.rows, weight.shape[2])
+    x, weight = x.contiguous(), weight.contiguous()
+    out = x.new_empty(plan.rows, len(weight))
     tile = choose_tile(x, weight, plan, bias, out, rival)
     if tile is None:
         return rival().to(x.dtype)
@@ -157,19 +163,21 @@ def planned_matmul(
 
 
 def launch(tile: Tile, x: Tensor, weight: Tensor, plan: TapPlan, bias: Tensor | None, out: Tensor) -> None:
-    """Run the kernel with a given tile."""
-    lists, counts = plan.tap_lists(tile.rows)
-    outputs = weight.shape[2]
+    """Run the kernel with a tile of `fitting_tiles`; see `planned_matmul`."""
+    outputs, taps, channels = weight.shape
     # Tiles of the same outputs run together, so that they read the same weights.
-    grid = (len(counts), -(-outputs // tile.outputs))
-    sizes = (plan.absent, x.shape[1], outputs, plan.index.shape[1], plan.taps, *weight.stride())
+    grid = (len(plan.counts), -(-outputs // tile.outputs))
+    steps = channels // tile.channels
+    block = (tile.outputs, tile.channels)
+    weights = Tiled(weight, [outputs, taps * channels], [taps * channels, 1], block)
+    tables = (plan.index, plan.out_row, plan.taps, plan.counts)
     constants = {
         "HAS_BIAS": bias is not None, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "CHANNELS": tile.channels,
-        "FLAT": tile.flat,
+        "STEPS": steps, "FLAT": tile.flat,
     }  # fmt: skip
     _launch(
         grid,
-        (x, weight, out if bias is None else bias, out, plan.index, plan.out_row, lists, counts, *sizes),
+        (x, weights, out if bias is None else bias, out, *tables, plan.absent, outputs, plan.width),
         constants,
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -191,10 +199,10 @@ def choose_tile(
 
     Measured once per process for rows of a like number.
     """
-    fitting = fitting_tiles(x.shape[1], weight.shape[2])
+    fitting = fitting_tiles(plan.block, x.shape[1], len(weight))
     if not x.is_cuda:
         return fitting[0]
-    sizes = (plan.rows.bit_length(), plan.taps, plan.groups, x.shape[1], weight.shape[2])
+    sizes = (plan.rows.bit_length(), plan.block, *weight.shape)
     key = (x.device, x.dtype, *sizes, rival is None)
     if key in _chosen:
         return _chosen[key]
@@ -206,12 +214,13 @@ def choose_tile(
     return _chosen[key]
 
 
-def fitting_tiles(channels: int, outputs: int) -> list[Tile]:
-    """Tiles that divide the channels, not wider than the outputs' next power of two nor much narrower."""
-    step = 64 if channels % 64 == 0 else 32
+def fitting_tiles(rows: int, channels: int, outputs: int) -> list[Tile]:
+    """Tiles of `rows` rows that divide the channels, as wide as the outputs or somewhat narrower."""
     widest = max(32, triton.next_power_of_2(outputs))
     # A narrow tile gathers the rows again for every slice of the outputs.
-    return [t for t in TILES if t.channels == step and min(widest, 128) // 2 <= t.outputs <= widest]
+    narrowest = min(widest, 128) // 2
+    fitting = [t for t in TILES if t.rows == rows and channels % t.channels == 0]
+    return [t for t in fitting if narrowest <= t.outputs <= widest]
 
 
 def milliseconds(work: Callable[[], object]) -> float:

@@ -70,7 +70,7 @@ def compare(label: str, x: SparseTensor, outputs: int, found: dict[str, Backend]
 
 
 def kernel_alone(x: SparseTensor, layer: SparseConv3d, backend: TritonBackend) -> Callable[[], torch.Tensor]:
-    taps, plan = layer.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2), backend.plan(x.sites)
+    taps, plan = layer.conv.weight.flatten(1, 3), backend.plan(x.sites)
     return lambda: backend.kernel.planned_matmul(x.feats, taps, plan, layer.conv.bias)
 
 
@@ -80,9 +80,9 @@ def distance(there: torch.Tensor, here: torch.Tensor) -> float:
 
 def print_tiles(x: SparseTensor, layer: SparseConv3d, backend: TritonBackend) -> None:
     kernel, plan = backend.kernel, backend.plan(x.sites)
-    taps = layer.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)
+    taps = layer.conv.weight.flatten(1, 3)
     out = x.feats.new_empty(len(x), layer.out_channels)
-    for tile in kernel.fitting_tiles(layer.in_channels, layer.out_channels):
+    for tile in kernel.fitting_tiles(plan.block, layer.in_channels, layer.out_channels):
         run = functools.partial(kernel.launch, tile, x.feats, taps, plan, layer.conv.bias, out)
         print(f"    {kernel.milliseconds(run):7.3f} ms {tile}", flush=True)
 

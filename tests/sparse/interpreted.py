@@ -34,12 +34,11 @@ def check_convolution(channels: int, outputs: int) -> None:
     exact = layer.double()(x.to(torch.float64)).feats
     layer.half().backend = TritonBackend()
     assert relative(copy.deepcopy(layer)(x).feats, exact) < 1e-3
-    plan = layer.backend.plan(x.sites)
+    plans = {block: TapPlan(neighbour_map(x.sites), block=block) for block in BLOCKS}
     for tile in TILES:
         if channels % tile.channels == 0:
             out = torch.full((len(x), outputs), float("nan"), dtype=torch.float16)
-            taps = layer.conv.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)
-            launch(tile, x.feats, taps, plan, layer.conv.bias, out)
+            launch(tile, x.feats, layer.conv.weight.flatten(1, 3), plans[tile.rows], layer.conv.bias, out)
             assert relative(out, exact) < 1e-3, tile
 
 
@@ -62,11 +61,11 @@ def check_plans() -> None:
 def check_groups() -> None:
     """Three groups with taps and weights of their own."""
     groups, rows, taps = 3, 70, 8
-    x, weight = torch.randn(rows, 32).half(), torch.randn(groups * taps, 32, 24).half()
+    x, weight = torch.randn(rows, 32).half(), torch.randn(24, groups * taps, 32).half()
     neighbours, columns = random_map(rows, 11, 0.3), torch.randint(0, 11, (groups, taps))
     padded = torch.cat([x.double(), torch.zeros(1, 32, dtype=torch.float64)])
     gathered = padded[neighbours[:, columns]]  # [rows, groups, taps, 32]
-    exact = torch.einsum("tgkc,gkco->tgo", gathered, weight.double().view(groups, taps, 32, 24)).flatten(0, 1)
+    exact = torch.einsum("tgkc,ogkc->tgo", gathered, weight.double().view(24, groups, taps, 32)).flatten(0, 1)
     out = planned_matmul(x, weight, TapPlan(neighbours, columns))
     assert relative(out, exact) < 1e-3
 

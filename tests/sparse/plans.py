@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gap3d_app.sparse.tap_plan import ALIGNMENT, BLOCKS, TapPlan
+from gap3d_app.sparse.tap_plan import BLOCKS, FEW_ROWS, TapPlan
 
 
 def tap_code(present: Tensor) -> Tensor:
@@ -17,36 +17,37 @@ def tap_code(present: Tensor) -> Tensor:
     return (present * (1 << bit)).sum(2).int()
 
 
-def tap_lists(index: Tensor, absent: int, groups: int, block: int) -> tuple[Tensor, Tensor]:
-    """See `TapPlan.tap_lists`; `index` [K, P]."""
-    needed = (index < absent).view(len(index), -1, block).any(2).t()
-    # False sorts before True, so needed taps come first and stay in order.
-    taps = (~needed).to(torch.uint8).argsort(dim=1, stable=True)
-    group = torch.arange(len(taps), device=taps.device) * groups // len(taps)
-    return (taps + group[:, None] * len(index)).int(), needed.sum(1).int()
-
-
 def check_plan(neighbours: Tensor, columns: Tensor | None = None) -> None:
-    """Codes, map, rows and lists of a plan and of its twin."""
-    plan = TapPlan(neighbours, columns)
+    """Lists, rows and map of a plan and of its twin, for tiles of both sizes."""
+    every = columns
     if columns is None:
-        columns = torch.arange(neighbours.shape[1], device=neighbours.device)[None]
-    (rows, _), (groups, taps) = neighbours.shape, columns.shape
-    assert (plan.absent, plan.rows, plan.taps, plan.groups) == (rows, groups * rows, taps, groups)
-    index = neighbours[:, columns].transpose(0, 1)
-    codes, order = tap_code(index < rows).sort(dim=1, stable=True)
+        every = torch.arange(neighbours.shape[1], device=neighbours.device)[None]
+    (rows, _), (groups, taps) = neighbours.shape, every.shape
+    found = neighbours[:, every].transpose(0, 1)
+    _, order = tap_code(found < rows).sort(dim=1, stable=True)
+    found = found.gather(1, order[:, :, None].expand(-1, -1, taps))
     out_row = order * groups + torch.arange(groups, device=order.device)[:, None]
-    extra = -rows % ALIGNMENT
-    index = pad(index.gather(1, order[:, :, None].expand(-1, -1, taps)), (0, 0, 0, extra), value=rows)
-    index = index.flatten(0, 1).t().contiguous()
-    assert torch.equal(plan.codes.view(groups, rows).int() & ((1 << taps) - 1), codes)
-    assert plan.index.is_contiguous() and plan.out_row.is_contiguous()
-    pairs = [(plan.index, index.int()), (plan.out_row, pad(out_row, (0, extra), value=-1).flatten().int())]
-    plan.prepare()
+    assert TapPlan(neighbours, columns).block == (BLOCKS[0] if groups * rows < FEW_ROWS else BLOCKS[1])
     for block in BLOCKS:
-        pairs += zip(plan.lists[block], tap_lists(index, rows, groups, block), strict=True)
-    for there, here in pairs:
-        assert there.dtype == here.dtype and torch.equal(there, here)
+        plan = TapPlan(neighbours, columns, block)
+        assert (plan.absent, plan.rows, plan.width, plan.groups, plan.block) == (
+            rows, groups * rows, taps, groups, block,
+        )  # fmt: skip
+        extra = -rows % block
+        tiles = pad(found, (0, 0, 0, extra), value=rows).view(-1, block, taps)
+        needed = (tiles < rows).any(1)
+        # False sorts before True, so needed taps come first and stay in order.
+        own = (~needed).to(torch.uint8).argsort(dim=1, stable=True)
+        group = torch.arange(len(own), device=own.device) * groups // max(len(own), 1)
+        index = tiles.gather(2, own[:, None].expand(-1, block, -1)).transpose(1, 2)
+        pairs = (
+            (plan.taps, own + group[:, None] * taps),
+            (plan.counts, needed.sum(1)),
+            (plan.index, index),
+            (plan.out_row, pad(out_row, (0, extra), value=-1).flatten()),
+        )
+        for there, here in pairs:
+            assert there.is_contiguous() and there.dtype == torch.int32 and torch.equal(there, here.int())
 
 
 def random_map(rows: int, columns: int, absent: float, kinds: int = 9, device: str = "cpu") -> Tensor:
