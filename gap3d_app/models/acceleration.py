@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gap3d_app.flow.graphs import GraphedFlow
+from gap3d_app.kernels import triton_fits
 from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel
 from gap3d_app.nn.attention import MultiHeadAttention
@@ -40,6 +41,9 @@ def accelerated(
     if isinstance(flow, GridDiT):
         for block in flow.blocks():
             block.stack()
+    else:
+        for block in flow.blocks:
+            block.fused = triton_fits()
     if compile_blocks:
         # A structured latent has another length for every asset; the other sequences never change.
         flow.advance = compiled(type(flow).advance, 1 if isinstance(flow, SLatFlowModel) else None)
@@ -49,11 +53,14 @@ def accelerated(
 
 
 def plain(flow: nn.Module) -> nn.Module:
-    """Undo `accelerated` but for the choice of kernels: no compiled blocks, no joined products."""
+    """Undo `accelerated` but for the choice of kernels: no compiled blocks, no joined products and norms."""
     uncompiled(flow)
     if isinstance(flow, GridDiT):
         for block in flow.blocks():
             block.unstack()
+    else:
+        for block in flow.blocks:
+            block.fused = False
     return flow
 
 

@@ -14,9 +14,10 @@ from gap3d_app.models.configs import SLatFlowConfig
 from gap3d_app.models.prepared import PreparedStep, prepare_contexts, prepare_modulations
 from gap3d_app.nn.attention import Segments, rows_of_segments
 from gap3d_app.nn.embeddings import TimestepEmbedder
+from gap3d_app.nn.modulated_norms import modulate
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.torso import TorsoModule, init_flow
-from gap3d_app.nn.transformer import advance, modulate, run_blocks
+from gap3d_app.nn.transformer import advance, run_blocks
 from gap3d_app.sparse.attention import ModulatedSparseCrossBlock
 from gap3d_app.sparse.conv import SparseConv3d
 from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled_conv, unpooled_products

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
+from gap3d_app.nn.modulated_norms import gated_sum_norm, joined_sum_norm, modulate
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.parallel import Result, run_branches
 from gap3d_app.nn.parts import part_ends
@@ -64,7 +65,12 @@ class ModulatedCrossBlock(nn.Module):
         qk_rms_norm: normalise queries and keys of the self-attention.
         qk_rms_norm_cross: the same for the cross-attention.
         share_mod: the six modulation vectors come ready from the model instead of from an own layer.
+
+    Attributes:
+        fused: whether norms are kernels together with what stands around them, see `modulated_norms`.
     """
+
+    fused = False
 
     def __init__(
         self,
@@ -131,15 +137,31 @@ class ModulatedCrossBlock(nn.Module):
         Args:
             contexts: one context, or several for a batch that has as many equal parts (dense tokens only).
         """
-        parts = [self._across(part, c, segments) for part, c in zip(x.chunk(len(contexts)), contexts, strict=True)]
-        x = parts[0] if len(parts) == 1 else torch.cat(parts)
-        shift, scale, gate = _per_token(mod.chunk(2, dim=-1)[1], segments).chunk(3, dim=-1)
-        return torch.addcmul(x, gate, self.mlp(modulate(self.norm3(x), shift, scale)))
+        x, source, gate = self.across(x, mod, contexts, segments)
+        return torch.addcmul(x, gate, self.mlp(source))
 
-    def _across(self, x: Tensor, context: Tensor | PreparedContext, segments: Segments | None) -> Tensor:
+    def across(
+        self,
+        x: Tensor,
+        mod: Tensor,
+        contexts: list[Tensor | PreparedContext],
+        segments: Segments | None = None,
+        alike: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x and the cross-attention, what the perceptron reads of that, and the gate of its result.
+
+        Args:
+            alike: x enters under every one of the contexts, and the results have as many times the batch.
+        """
+        rows = [x] * len(contexts) if alike else list(x.chunk(len(contexts)))
+        parts = [self._part(own, context, segments) for own, context in zip(rows, contexts, strict=True)]
+        shift, scale, gate = _per_token(mod.chunk(2, dim=-1)[1], segments).chunk(3, dim=-1)
+        return *joined_sum_norm(rows, parts, self.norm3, shift, scale, self.fused), gate
+
+    def _part(self, x: Tensor, context: Tensor | PreparedContext, segments: Segments | None) -> Tensor:
         if isinstance(context, PreparedContext) and context.constant is not None:
-            return x + _per_token(context.constant, segments)
-        return x + self.cross_attn(self.norm2(x), context, segments=segments)
+            return _per_token(context.constant, segments)
+        return self.cross_attn(self.norm2(x), context, segments=segments)
 
 
 PART = 6
@@ -166,11 +188,12 @@ def advance(
         mod, following: [B or 1, 6C] ready modulation of this block and of the next.
         alike: x enters under every one of the contexts, and the results have as many times the batch.
     """
-    x = block.within(x, mod, source=source)
-    if alike:
-        x = x.repeat(len(contexts), 1, 1)
-    x = block.beyond(x, mod, contexts)
-    return x, None if following is None else block.enter(x, following)
+    x, source, gate = block.across(block.within(x, mod, source=source), mod, contexts, alike=alike)
+    y = block.mlp(source)
+    if following is None:
+        return torch.addcmul(x, gate, y), None
+    shift, scale, _ = _per_token(following.chunk(2, dim=-1)[0], None).chunk(3, dim=-1)
+    return gated_sum_norm(x, y, gate, block.norm1, shift, scale, block.fused)
 
 
 def run_blocks(
@@ -234,11 +257,6 @@ def _run_together(
             part_ends()
         h, source = advance(block, h, source, mod, contexts, following, alike and block is blocks[0])
     return [leave(part) for part in h.chunk(count)]
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift."""
-    return x * (1 + scale) + shift
 
 
 def _per_token(mod: Tensor, segments: Segments | None) -> Tensor:

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.transformer_kernels
 
-First what stands between the products of a GridDiT block, beside the same in plain torch and the time that its bytes
-take at the speed of a copy; then every attention kernel at the sizes of the three flows.
+First what stands between the products of a GridDiT block and of a modulated block, beside the same in plain torch,
+compiled for the latter, and the time that its bytes take at the speed of a copy; then every attention kernel at the
+sizes of the three flows.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch import nn
 from triton.testing import do_bench
 
 from gap3d_app.full_size.bench import ATTENTION
-from gap3d_app.nn import grid_norms, triton_rms, triton_rotation
+from gap3d_app.models.acceleration import ROUNDED
+from gap3d_app.nn import grid_norms, modulated_norms, triton_modulated, triton_rms, triton_rotation
 from gap3d_app.nn.attention_kernels import KERNELS, kernel_times
 from gap3d_app.nn.grid_rope import norm_rotate, tiled_rope
-from gap3d_app.nn.norms import RMSNorm
+from gap3d_app.nn.norms import LayerNorm32, RMSNorm
 
 TOKENS, CHANNELS, HEADS = 1374, 1792, 28
 
@@ -53,6 +55,27 @@ def block_kernels() -> None:
         print(f"{name:15} " + ", ".join(f"{way}: {us:.1f}" for way, us in times.items()), flush=True)
 
 
+@torch.no_grad()
+def modulated_kernels() -> None:
+    """Sums, norms and modulations of both predictions of a guided step of the structure flow."""
+    x, y = (torch.randn(2, 4096, 1024, device="cuda", dtype=torch.float16) for _ in range(2))
+    constant, mod = (torch.randn(1, 1, width * 1024, device="cuda", dtype=torch.float16) for width in (1, 3))
+    (shift, scale, gate), norm = mod.chunk(3, dim=-1), LayerNorm32(1024)
+    rows, parts = list(x.chunk(2)), [y[:1], constant]
+    works = {
+        "gated": (4, modulated_norms.gated_sum_norm, (x, y, gate, norm, shift, scale)),
+        "joined": (3.5, modulated_norms.joined_sum_norm, (rows, parts, norm, shift, scale)),
+    }
+    copy = microseconds(lambda: x.copy_(y)) / 2
+    for name, (passes, function, given) in works.items():
+        compiled = torch.compile(function, fullgraph=True, dynamic=False, options=dict(ROUNDED))
+        times = {"compiled": microseconds(lambda run=compiled, given=given: run(*given)), "bytes": passes * copy}
+        for sizes in itertools.product((1, 2, 4), (2, 4, 8)):
+            triton_modulated.ROWS, triton_modulated.WARPS = sizes
+            times["{} x {}".format(*sizes)] = microseconds(lambda run=function, given=given: run(*given, fused=True))
+        print(f"{name:15} " + ", ".join(f"{way}: {us:.1f}" for way, us in times.items()), flush=True)
+
+
 def attention_kernels() -> None:
     """Every kernel on what `bench --full-size` measures the faster ones on."""
     for name, size in ATTENTION.items():
@@ -62,4 +85,5 @@ def attention_kernels() -> None:
 
 if __name__ == "__main__":
     block_kernels()
+    modulated_kernels()
     attention_kernels()

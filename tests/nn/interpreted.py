@@ -8,7 +8,15 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
-from gap3d_app.nn import grid_norms, norms, triton_norm_silu, triton_rms, triton_sum_norm  # noqa: E402
+from gap3d_app.nn import (  # noqa: E402
+    grid_norms,
+    modulated_norms,
+    norms,
+    triton_modulated,
+    triton_norm_silu,
+    triton_rms,
+    triton_sum_norm,
+)
 from gap3d_app.nn.grid_rope import rotate_real, tiled_rope  # noqa: E402
 from gap3d_app.nn.norms import ChannelLayerNorm32, RMSNorm  # noqa: E402
 from gap3d_app.nn.triton_attention import tiled_attention  # noqa: E402
@@ -114,8 +122,37 @@ def check_sum_norm(rows: int, channels: int) -> None:
                 assert normed is None or (normed - exact[1]).abs().max() < 4e-3, (rows, channels)
 
 
+def check_modulated(samples: int, tokens: int, channels: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Gated sums; what conditions add, alike for all tokens or not, to rows of their own and to the same ones."""
+    norm, kernels, twin = norms.LayerNorm32(channels, eps=1e-3), triton_modulated, modulated_norms
+    x, y, other = ((torch.randn(samples, tokens, channels) * 2 + 3).to(dtype) for _ in range(3))
+    one, several = torch.randn(1, 1, channels).to(dtype), torch.randn(samples, 1, channels).to(dtype)
+    own = list(torch.cat([x, other]).chunk(2))
+    joined = [([x], [y]), (own, [y, one]), (own, [y, several]), ([x, x], [y, several])]
+    assert all(kernels.joins(*given) for given in joined)
+    assert not kernels.joins([x, x], [y, y]) and not kernels.joins([x], [several])
+
+    def near(there: tuple, here: tuple) -> None:
+        for a, b in zip(there, here, strict=True):
+            assert a.dtype == dtype and a.shape == b.shape
+            distance = ((a.double() - b).norm() / b.norm()).item()
+            assert distance < tolerance, (samples, tokens, channels, dtype, distance)
+
+    for count in {1, samples}:
+        shift, scale, gate = torch.randn(count, 1, 3 * channels).to(dtype).chunk(3, dim=-1)
+        wide = shift.double(), scale.double()
+        exact = twin.gated_sum_norm(x.double(), y.double(), gate.double(), norm, *wide)
+        near(kernels.gated_sum_norm(x, y, gate, norm, shift, scale), exact)
+        for rows, parts in joined if count == 1 else joined[:1]:
+            exact = twin.joined_sum_norm([v.double() for v in rows], [v.double() for v in parts], norm, *wide)
+            near(kernels.joined_sum_norm(rows, parts, norm, shift, scale), exact)
+
+
 with torch.no_grad():
     torch.manual_seed(0)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
+        check_modulated(1, 5, 64, dtype, tolerance)
+        check_modulated(2, 3, 100, dtype, tolerance)
     check_sum_norm(37, 100)
     check_sum_norm(3, 8)
     check_norm_silu(2, 32, (5, 9, 3))
