@@ -5,12 +5,14 @@ leave the GPU waiting. A graph starts them together. It reads and writes fixed m
 into static tensors first: the state and the step's modulation always, a condition only when it is another one.
 
 A step is recorded in parts, and each is started as soon as it is there: so the GPU works while the next one is
-recorded, and to record a step takes little longer than to run it.
+recorded, and to record a step takes little longer than to run it. Between two parts the GPU rests for some 25
+microseconds; so the step is recorded once more, as a whole, when a few replays have given the GPU work for that time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,6 +23,9 @@ from gap3d_app.flow.sampler import built_like
 from gap3d_app.nn.attention import all_tokens_equal
 from gap3d_app.nn.parts import at_ends
 from gap3d_app.sparse.tensor import SparseTensor
+
+REPLAYS = 3
+"""Of a step in parts, before it is recorded as a whole."""
 
 
 class GraphedFlow:
@@ -109,12 +114,13 @@ class _Record:
 
     Attributes:
         result: that of the last replay; at first of the call that was recorded.
+        graphs: of its parts, later one of the whole; none without CUDA.
     """
 
     def __init__(
         self, call: Callable[..., Any], given: Any, form: Any, pool: Any, lasting: dict[int, Tensor] | None = None
     ) -> None:
-        self.form = form
+        self.form, self.pool, self.replays = form, pool, 0
         lasting, tensors = lasting or {}, list(_tensors(given))
         self.static = [tensor if id(tensor) in lasting else _copied(tensor) for tensor in tensors]
         self.last = tensors
@@ -122,7 +128,7 @@ class _Record:
         self.call = lambda: call(*arguments)
         self.graphs: list[torch.cuda.CUDAGraph] = []
         if tensors[0].is_cuda:
-            self.graphs, self.result = _captured(self.call, pool)
+            self.graphs, self.result = _captured(self.call, pool, True)
         else:
             self.result = self.call()
 
@@ -138,6 +144,12 @@ class _Record:
         ]
         torch._foreach_copy_([self.static[index] for index in fresh], [tensors[index] for index in fresh])
         self.last = tensors
+        self.replays += 1
+        if len(self.graphs) > 1 and self.replays > REPLAYS:
+            whole = _captured(self.call, self.pool, False)
+            self.parts = self.graphs  # kept, because the GPU may not have come to their end
+            self.graphs, self.result = whole
+            return self.result
         for graph in self.graphs:
             graph.replay()
         if not self.graphs:
@@ -165,8 +177,10 @@ def _stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _captured(call: Any, pool: Any) -> tuple[list[torch.cuda.CUDAGraph], Any]:
-    """Graphs of the parts of `call`, which have run once, and the tensors that they fill; `pool` is their memory.
+def _captured(call: Any, pool: Any, parted: bool) -> tuple[list[torch.cuda.CUDAGraph], Any]:
+    """Graphs of the parts of `call`, or one of it all, which have run once, and the tensors that they fill.
+
+    They work in the memory of `pool`.
 
     Not through `torch.cuda.graph`, which empties the allocator's cache and waits for the device first.
     """
@@ -181,7 +195,7 @@ def _captured(call: Any, pool: Any) -> tuple[list[torch.cuda.CUDAGraph], Any]:
         recorder = _Recorder(pool, outer)
         recorder.begin()
         try:
-            with at_ends(recorder.cut):
+            with at_ends(recorder.cut) if parted else nullcontext():
                 result = call()
             recorder.run()
         finally:

@@ -164,7 +164,7 @@ class ModulatedCrossBlock(nn.Module):
         return self.cross_attn(self.norm2(x), context, segments=segments)
 
 
-PART = 6
+PART = 3
 """Blocks between two ends of parts of a chain (see `gap3d_app.nn.parts`)."""
 
 Advance = Callable[..., tuple[Tensor, Tensor | None]]

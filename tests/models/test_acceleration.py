@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gap3d_app.flow.graphs import GraphedFlow
+from gap3d_app.flow.graphs import REPLAYS, GraphedFlow
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.kernels import gluon_fits
 from gap3d_app.models.acceleration import accelerated
@@ -118,14 +118,14 @@ def test_prepared_values_stay_where_they_are(kind: str, device: str) -> None:
 
 @torch.no_grad()
 def test_chains_tell_where_their_parts_end() -> None:
-    """Before the first block and after every sixth, to the thread that asked."""
+    """Before the first block and after every third, to the thread that asked."""
     flow = structure_flow(True)
     (step,) = flow.prepare([torch.randn(1, 7, 24)], torch.tensor([[800.0]]))
-    blocks, contexts = nn.ModuleList([flow.blocks[0]] * 13), [[step[0].contexts[0]] * 13]
+    blocks, contexts = nn.ModuleList([flow.blocks[0]] * 7), [[step[0].contexts[0]] * 7]
     ends, elsewhere = [], []
     h = flow._embed(torch.randn(1, 8, 4, 4, 4))
     with at_ends(lambda: ends.append(len(ends))):
-        run_blocks(blocks, h, [step[0].mods[0]] * 13, contexts, lambda h: h)
+        run_blocks(blocks, h, [step[0].mods[0]] * 7, contexts, lambda h: h)
         thread = Thread(target=lambda: elsewhere.append(part_ends()))
         thread.start()
         thread.join()
@@ -229,15 +229,16 @@ class TestOnCuda:
 
     @torch.no_grad()
     def test_a_step_runs_part_by_part_as_it_is_recorded(self) -> None:
-        """The second call's velocities are those of what is recorded, which later calls replay."""
+        """The second call's velocities are those of what is recorded, which later calls replay, at last as a whole."""
         flow, cond = slat_flow().cuda(), torch.randn(1, 7, 24, device="cuda")
         recorded, state = GraphedFlow(flow), SparseTensor(torch.randn(90, 8, device="cuda"), voxels([90]).cuda())
-        for number, step in enumerate(recorded.prepare([cond], torch.linspace(900, 100, 5, device="cuda")[:, None])):
+        parts = []
+        for step in recorded.prepare([cond], torch.linspace(900, 100, 8, device="cuda")[:, None]):
             state = state.replace(torch.randn(90, 8, device="cuda"))
             (velocity,) = recorded.velocities(state, step)
             assert torch.allclose(velocity.feats, flow.velocities(state, step)[0].feats, atol=1e-5)
-            assert len(recorded._records) == (number > 0)
-        assert len(recorded._records[1].graphs) == 2 and len(recorded._prepared.graphs) == 1
+            parts += [len(record.graphs) for record in recorded._records.values()] or [0]
+        assert parts == [0, 2, 2, 2, 2, 1, 1, 1] and len(recorded._prepared.graphs) == 1
 
     @torch.no_grad()
     def test_what_fails_while_it_is_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +254,7 @@ class TestOnCuda:
         assert not recorded._records and not torch.cuda.is_current_stream_capturing()
         recorded.forget()
         (step,) = recorded.prepare([cond], torch.tensor([[700.0]], device="cuda"))
-        for _ in range(3):
+        for _ in range(REPLAYS + 4):
             assert torch.allclose(recorded.velocities(state, step)[0], right, atol=1e-5)
 
     @pytest.mark.parametrize("graphs", [False, True])
