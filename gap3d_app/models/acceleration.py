@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from gap3d_app.flow.graphs import GraphedFlow
 from gap3d_app.kernels import triton_fits
 from gap3d_app.models.grid_dit import GridDiT
-from gap3d_app.models.slat_flow import SLatFlowModel
+from gap3d_app.models.slat_flow import SLatFlowModel, SparseResBlock3d
 from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.attention_kernels import ANY_LENGTH, FIXED_LENGTHS, AttentionSize, fastest_kernel
+from gap3d_app.nn.transformer import ModulatedCrossBlock
 
 ROUNDED = {"emulate_precision_casts": True}
 """Of inductor: numbers are rounded between fused operations as they are between single ones."""
@@ -42,13 +43,10 @@ def accelerated(
         for block in flow.blocks():
             block.stack()
     else:
-        for block in flow.blocks:
-            block.fused = triton_fits()
+        _fuse(flow, triton_fits())
     if compile_blocks:
         # A structured latent has another length for every asset; the other sequences never change.
         flow.advance = compiled(type(flow).advance, 1 if isinstance(flow, SLatFlowModel) else None)
-        if isinstance(flow, SLatFlowModel):
-            flow.activate = compiled(type(flow).activate, 0)
     return GraphedFlow(flow) if graphs else flow
 
 
@@ -59,14 +57,20 @@ def plain(flow: nn.Module) -> nn.Module:
         for block in flow.blocks():
             block.unstack()
     else:
-        for block in flow.blocks:
-            block.fused = False
+        _fuse(flow, False)
     return flow
 
 
+def _fuse(flow: nn.Module, fused: bool) -> None:
+    """Whether kernels of our own make the norms of a TRELLIS flow together with what stands around them."""
+    for block in flow.modules():
+        if isinstance(block, ModulatedCrossBlock | SparseResBlock3d):
+            block.fused = fused
+
+
 def uncompiled(flow: nn.Module) -> dict[str, Any]:
-    """Let a flow use the plain functions again; returns the compiled ones, for `vars(flow).update`."""
-    return {name: vars(flow).pop(name) for name in ("advance", "activate") if name in vars(flow)}
+    """Let a flow use the plain function again; returns the compiled one, if there was one, for `vars(flow).update`."""
+    return {"advance": vars(flow).pop("advance")} if "advance" in vars(flow) else {}
 
 
 @lru_cache(maxsize=8)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gap3d_app.kernels import kernel_module, triton_fits
 from gap3d_app.models.configs import SLatFlowConfig
 from gap3d_app.models.prepared import PreparedStep, prepare_contexts, prepare_modulations
 from gap3d_app.nn.attention import Segments, rows_of_segments
@@ -24,8 +25,12 @@ from gap3d_app.sparse.resample import SparseDownsample, SparseUpsample, unpooled
 from gap3d_app.sparse.tensor import SparseTensor
 
 
-def activate(norm: LayerNorm32, x: Tensor, mod: Tensor | None = None) -> Tensor:
-    """SiLU of the norm of x [T, C], modulated by scale and shift [T or 1, 2 C]; a function that can be compiled."""
+def activate(norm: LayerNorm32, x: Tensor, mod: Tensor | None = None, fused: bool = False) -> Tensor:
+    """SiLU of the norm of x [T, C], modulated by scale and shift [T or 1, 2 C]; by one kernel if `fused` and it can."""
+    if fused and x.is_cuda:
+        kernel = kernel_module("gap3d_app.nn.triton_norm_silu", triton_fits)
+        if kernel is not None and kernel.applies_to_rows(x, mod):
+            return kernel.norm_silu_rows(x, norm, mod)
     x = norm(x)
     if mod is not None:
         scale, shift = mod.chunk(2, dim=-1)
@@ -33,14 +38,16 @@ def activate(norm: LayerNorm32, x: Tensor, mod: Tensor | None = None) -> Tensor:
     return F.silu(x)
 
 
-Activate = Callable[..., Tensor]
-
-
 class SparseResBlock3d(nn.Module):
     """Time-modulated residual block, optionally pooling or un-pooling first.
 
     The time embedding splits into scale, then shift: the other order than in the transformer blocks.
+
+    Attributes:
+        fused: whether norms and activations may be one kernel, see `activate`.
     """
+
+    fused = False
 
     def __init__(
         self,
@@ -67,17 +74,18 @@ class SparseResBlock3d(nn.Module):
         """x [T, C], emb [B, C_emb] -> [T', C_out] on the resampled sites."""
         return self.modulated(x, self.emb_layers(emb))
 
-    def modulated(self, x: SparseTensor, mod: Tensor, activate: Activate = activate) -> SparseTensor:
+    def modulated(self, x: SparseTensor, mod: Tensor) -> SparseTensor:
         """The block with the result of `emb_layers` [B or 1, 2 C_out] ready."""
         if isinstance(self.resample, SparseUpsample):
             # Norm, activation and skip act on single voxels: before the copying they have fewer rows.
-            h = unpooled_conv(x.replace(activate(self.norm1, x.feats)), self.conv1, self.resample.factor)
+            source = x.replace(activate(self.norm1, x.feats, fused=self.fused))
+            h = unpooled_conv(source, self.conv1, self.resample.factor)
             skip = self.resample(x.replace(self.skip_connection(x.feats))).feats
         else:
             x = self.resample(x)
-            h = self.conv1(x.replace(activate(self.norm1, x.feats)))
+            h = self.conv1(x.replace(activate(self.norm1, x.feats, fused=self.fused)))
             skip = self.skip_connection(x.feats)
-        h = h.replace(activate(self.norm2, h.feats, rows_of_segments(mod, h.sites.segments)))
+        h = h.replace(activate(self.norm2, h.feats, rows_of_segments(mod, h.sites.segments), self.fused))
         return h.replace(self.conv2(h).feats + skip)
 
 
@@ -90,7 +98,7 @@ class SLatFlowModel(TorsoModule):
 
     config_class = SLatFlowConfig
     torso = ("input_blocks", "blocks", "out_blocks")
-    advance, activate = staticmethod(advance), staticmethod(activate)
+    advance = staticmethod(advance)
 
     def __init__(self, config: SLatFlowConfig) -> None:
         super().__init__()
@@ -193,7 +201,7 @@ class SLatFlowModel(TorsoModule):
         dtype = self.torso_dtype
         h, skips = x.replace(self.input_layer(x.feats).to(dtype)), []
         for block, mod in zip(self.input_blocks, levels, strict=False):
-            h = block.modulated(h, mod, self.activate)
+            h = block.modulated(h, mod)
             skips.append(h.feats)
             if isinstance(block.resample, SparseDownsample):
                 # The way out needs it. Its size comes from the device, which here has little to do before it answers.
@@ -207,7 +215,7 @@ class SLatFlowModel(TorsoModule):
         for block, mod, skip in zip(self.out_blocks, own, reversed(skips), strict=True):
             if self.config.use_skip_connection:
                 h = h.replace(torch.cat([h.feats, skip], dim=1))
-            h = block.modulated(h, mod, self.activate)
+            h = block.modulated(h, mod)
         # Unlike in the other models this norm sees the torso's dtype.
         feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(dtype)
         return h.replace(self.out_layer(feats))

@@ -8,6 +8,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
+from gap3d_app.models.slat_flow import activate  # noqa: E402
 from gap3d_app.nn import (  # noqa: E402
     grid_norms,
     modulated_norms,
@@ -84,6 +85,22 @@ def check_norm_silu(batch: int, channels: int, sizes: tuple[int, int, int]) -> N
         assert distance < tolerance, (batch, channels, sizes, dtype, distance)
 
 
+def check_norm_silu_rows(rows: int, channels: int, affine: bool) -> None:
+    """Rows of sparse voxels, under a modulation and without."""
+    norm = norms.LayerNorm32(channels, affine=affine, eps=1e-3)
+    if affine:
+        nn.init.normal_(norm.weight, 1.0, 0.3)
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+    x, mod = (torch.randn(rows, channels) * 2 + 5).half(), torch.randn(1, 2 * channels).half()
+    for given in (None, mod):
+        assert triton_norm_silu.applies_to_rows(x, given)
+        made = triton_norm_silu.norm_silu_rows(x, norm, given)
+        exact = activate(norm, x.double(), None if given is None else given.double())
+        distance = ((made - exact).norm() / exact.norm()).item()
+        assert made.dtype == x.dtype and distance < 1e-3, (rows, channels, affine, distance)
+    assert not triton_norm_silu.applies_to_rows(x, mod.expand(rows, -1))
+
+
 def check_attention(queries: int, keys: int) -> None:
     """Queries of a joined product with keys and values, large scores among them; keys and values apart."""
     joined = torch.randn(2, queries, 3, 3, 16).half() * 2
@@ -158,6 +175,8 @@ with torch.no_grad():
     check_norm_silu(2, 32, (5, 9, 3))
     check_norm_silu(1, 20, (1, 1, 1))
     check_norm_silu(1, 600, (2, 2, 2))
+    check_norm_silu_rows(37, 100, True)
+    check_norm_silu_rows(70, 64, False)
     check_product(130, 96, 101)
     check_product(5, 20, 3)
     check_attention(5, 3)

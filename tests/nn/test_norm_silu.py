@@ -1,4 +1,4 @@
-"""Norm and SiLU of dense volumes, and the blocks they stand in: by torch, and by one kernel on a GPU.
+"""Norm and SiLU of dense volumes and sparse voxels, and the blocks they stand in: by torch, and by one kernel on a GPU.
 
 The kernel also runs in triton's interpreter, see test_rotation.
 """
@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gap3d_app.kernels import kernel_module, triton_fits
+from gap3d_app.models.slat_flow import activate
 from gap3d_app.models.structure_vae import ResBlock3d, SparseStructureDecoder, pixel_shuffle_3d
-from gap3d_app.nn.norms import ChannelLayerNorm32, GroupNorm32, norm_silu
+from gap3d_app.nn.norms import ChannelLayerNorm32, GroupNorm32, LayerNorm32, norm_silu
 
 LAST = torch.channels_last_3d
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -107,3 +108,30 @@ def test_pixel_shuffle(dtype: torch.dtype) -> None:
     for i, j, k in ((0, 0, 0), (1, 0, 1), (0, 1, 1)):
         assert torch.equal(plain[:, 1, i::2, j::2, k::2], x[:, 8 + 4 * i + 2 * j + k])
     assert plain.is_contiguous() and last.is_contiguous(memory_format=LAST) == (dtype == torch.float16)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(("rows", "channels", "affine"), [(20_216, 128, False), (4448, 2048, True), (7, 24, True)])
+@torch.no_grad()
+def test_rows_of_sparse_voxels_on_cuda(rows: int, channels: int, affine: bool) -> None:
+    """Under a modulation and without; what the kernel does not take gives the same by torch."""
+    torch.manual_seed(0)
+    norm = LayerNorm32(channels, affine=affine).cuda()
+    if affine:
+        torch.nn.init.normal_(norm.weight, 1.0, 0.3)
+        torch.nn.init.normal_(norm.bias, 0.0, 0.3)
+    x = (torch.randn(rows, channels, device="cuda") * 2 + 5).half()
+    levels = torch.randn(1, 6 * channels, device="cuda").half()
+    for mod in (None, levels[:, channels : 3 * channels], levels[:, 1 : 2 * channels + 1]):
+        wide = None if mod is None else mod.double()
+        exact = F.layer_norm(x.double(), (channels,), eps=norm.eps)
+        if affine:
+            exact = exact * norm.weight.double() + norm.bias.double()
+        if mod is not None:
+            exact = exact * (1 + wide[:, :channels]) + wide[:, channels:]
+        for fused in (True, False):
+            made = activate(norm, x, mod, fused)
+            assert made.dtype == x.dtype and relative(made, F.silu(exact)) < 2e-3
+        several = None if mod is None else mod.expand(rows, -1)
+        assert relative(activate(norm, x, several, True), F.silu(exact)) < 2e-3
