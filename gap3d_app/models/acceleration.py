@@ -1,4 +1,4 @@
-"""The fast way through a flow network on CUDA: measured attention kernels, compiled blocks, recorded steps.
+"""The fast way through a flow network on CUDA: measured kernels and products, compiled blocks, recorded steps.
 
 Each part is optional and gives the plain network's numbers up to rounding (tests/models/test_acceleration.py).
 """
@@ -17,7 +17,8 @@ from gap3d_app.models.grid_dit import GridDiT
 from gap3d_app.models.slat_flow import SLatFlowModel, SparseResBlock3d
 from gap3d_app.nn.attention import MultiHeadAttention
 from gap3d_app.nn.attention_kernels import ANY_LENGTH, FIXED_LENGTHS, AttentionSize, fastest_kernel
-from gap3d_app.nn.transformer import ModulatedCrossBlock
+from gap3d_app.nn.lt_products import lt_runs
+from gap3d_app.nn.transformer import FeedForward, ModulatedCrossBlock
 
 ROUNDED = {"emulate_precision_casts": True}
 """Of inductor: numbers are rounded between fused operations as they are between single ones."""
@@ -51,8 +52,9 @@ def accelerated(
 
 
 def plain(flow: nn.Module) -> nn.Module:
-    """Undo `accelerated` but for the choice of kernels: no compiled blocks, no joined products and norms."""
+    """Undo `accelerated` but for the kernels of attention: nothing compiled, joined or measured."""
     uncompiled(flow)
+    tune_products(flow, False)
     if isinstance(flow, GridDiT):
         for block in flow.blocks():
             block.unstack()
@@ -99,7 +101,10 @@ def compiled(advance: Callable[..., Tensor], any_length: int | None = None) -> C
 
 
 def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int, compiled: bool = False) -> None:
-    """Set the attention kernel of every layer to the one measured fastest, for a guided step's batch."""
+    """Set the attention kernel of every layer to the one measured fastest, for a guided step's batch.
+
+    The large products of the TRELLIS flows are measured when they come first, where that was found to gain something.
+    """
     device = next(flow.parameters()).device
     if isinstance(flow, GridDiT):
         dtype, config = flow.model.cls_embed.weight.dtype, flow.config
@@ -116,3 +121,11 @@ def choose_kernels(flow: nn.Module, tokens: int, cond_tokens: int, compiled: boo
     for layer in flow.modules():
         if isinstance(layer, MultiHeadAttention):
             layer.kernel = across if layer.cross else within
+    tune_products(flow, lt_runs(device))
+
+
+def tune_products(flow: nn.Module, tuned: bool) -> None:
+    """Say whether self-attentions and perceptrons choose the algorithms of their products by measurement."""
+    for layer in flow.modules():
+        if isinstance(layer, FeedForward) or (isinstance(layer, MultiHeadAttention) and not layer.cross):
+            layer.tuned = tuned

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gap3d_app.nn.lt_products import applies, lt_linear
+
 _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _SLOPE
 
@@ -27,14 +29,16 @@ class TanhGELU(nn.Module):
         return gate.sigmoid_().mul_(x)
 
 
-def linear_gelu(layer: nn.Linear, gelu: TanhGELU, x: Tensor) -> Tensor:
+def linear_gelu(layer: nn.Linear, gelu: TanhGELU, x: Tensor, tuned: bool = False) -> Tensor:
     """`gelu(layer(x))`, for a layer with a bias.
 
     On CUDA in half precision, without gradients, the product itself applies the activation to its float32 sums: what is
-    written and read between the two takes a third of the product's time.
+    written and read between the two takes a third of the product's time. With `tuned` its algorithm is the one measured
+    fastest (see `lt_products`).
     """
-    half = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16) and layer.weight.dtype == x.dtype
-    if not half or torch.is_grad_enabled():
+    if not applies(layer, x):
         return gelu(layer(x))
+    if tuned:
+        return lt_linear(layer, x, gelu=True)
     rows = torch.ops.aten._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
     return rows.unflatten(0, x.shape[:-1])

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.nn.attention_kernels import attend
+from gap3d_app.nn.lt_products import applies, lt_linear
 from gap3d_app.nn.norms import MultiHeadRMSNorm
 
 
@@ -244,9 +245,13 @@ class MultiHeadAttention(nn.Module):
         num_heads: H.
         ctx_channels: channels of the context; None for self-attention.
         qk_rms_norm: normalise queries and keys per head.
+
+    Attributes:
+        kernel: which of `attention_kernels.KERNELS` to use without a mask.
+        tuned: whether the algorithm of the product for queries, keys and values is chosen by measurement.
     """
 
-    kernel = "torch"
+    kernel, tuned = "torch", False
 
     def __init__(
         self, channels: int, num_heads: int, ctx_channels: int | None = None, qk_rms_norm: bool = False
@@ -317,7 +322,9 @@ class MultiHeadAttention(nn.Module):
             q = self.to_q(x).unflatten(-1, (heads, -1))
             k, v = context[:2] if isinstance(context, PreparedContext) else self._keys_values(context)
         else:
-            q, k, v = self.to_qkv(x).unflatten(-1, (3, heads, -1)).unbind(-3)
+            tuned = self.tuned and applies(self.to_qkv, x)
+            qkv = lt_linear(self.to_qkv, x) if tuned else self.to_qkv(x)
+            q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(-3)
             k = self.k_rms_norm(k)
             context_segments = segments
         if segments is None and context_segments is None and self._kernel_norms(q):
