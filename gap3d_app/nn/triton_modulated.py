@@ -86,12 +86,12 @@ def _launch(
     y, *constant = (part.contiguous() for part in parts)
     samples, (tokens, channels) = len(x) * len(rows), x.shape[1:]
     total, out = (x.new_empty(samples, tokens, channels) for _ in range(2))
-    other, gates = other[0] if other else x, y if gate is None else gate
-    first = constant[0] if constant else y
+    other, gates = other[0] if len(other) else x, y if gate is None else gate
+    first = constant[0] if len(constant) else y
     _kernel[((tokens + ROWS - 1) // ROWS, samples)](
         x, other, y, first, gates, shift, scale, total, out,
         tokens, channels, len(x), _step(first), _step(gates), _step(scale), norm.eps,
-        GATED=gate is not None, CONSTANT=bool(constant),
+        GATED=gate is not None, CONSTANT=len(constant) > 0,
         ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=WARPS,
     )  # fmt: skip
     return total, out
