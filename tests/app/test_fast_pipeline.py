@@ -160,7 +160,7 @@ def test_real_shortage_on_cuda(tiny_weights, monkeypatch, device, recording):
     pipe("a red chair", **FAST)
     if recording:
         captured = graphs._captured
-        monkeypatch.setattr(graphs, "_captured", lambda call, pool: captured(lambda: (ask(), call())[1], pool))
+        monkeypatch.setattr(graphs, "_captured", lambda call, *given: captured(lambda: (ask(), call())[1], *given))
     else:
         failing(monkeypatch, "slat", 2, ask)
     asset = pipe("a red chair", **FAST)

@@ -40,10 +40,11 @@ def test_modulation() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
 @torch.no_grad()
-def test_one_kernel_on_cuda(dtype: torch.dtype, tolerance: float) -> None:
+def test_one_kernel_on_cuda(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The released sizes, within compiled code too, where the number of tokens changes; several conditions."""
     pytest.importorskip("triton", reason="triton is not installed")
     torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 64)  # eight by default, and there are as many forms
     norm = LayerNorm32(1024)
     compiled = [torch.compile(function, fullgraph=True) for function in (gated_sum_norm, joined_sum_norm)]
     for tokens in (4096, 4448, 777):
