@@ -58,6 +58,7 @@ TILES = (
     Tile(64, 32, 64, 4, 4),
     Tile(64, 256, 32, 4, 4),
     Tile(64, 128, 32, 4, 4),
+    Tile(64, 64, 32, 4, 4),
     Tile(64, 32, 32, 4, 4),
 )
 
@@ -215,12 +216,11 @@ def choose_tile(
 
 
 def fitting_tiles(rows: int, channels: int, outputs: int) -> list[Tile]:
-    """Tiles of `rows` rows that divide the channels, as wide as the outputs or somewhat narrower."""
-    widest = max(32, triton.next_power_of_2(outputs))
+    """Tiles of `rows` rows that divide the channels and are as wide as the outputs, or wide: 128 or more."""
     # A narrow tile gathers the rows again for every slice of the outputs.
-    narrowest = min(widest, 128) // 2
+    widest = max(32, triton.next_power_of_2(outputs))
     fitting = [t for t in TILES if t.rows == rows and channels % t.channels == 0]
-    return [t for t in fitting if narrowest <= t.outputs <= widest]
+    return [t for t in fitting if min(widest, 128) <= t.outputs <= widest]
 
 
 def milliseconds(work: Callable[[], object]) -> float:
