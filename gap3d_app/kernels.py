@@ -45,11 +45,11 @@ class Launcher:
 
     Args:
         kernel: what `triton.jit` makes; its compile-time constants come last.
-        searched: makes of an argument what the search takes in its place; of a `Tiled` tensor it must.
+        described: makes of a `Tiled` argument the descriptor that the search takes in its place.
     """
 
-    def __init__(self, kernel: Any, searched: Callable[[Any], Any] = lambda argument: argument) -> None:
-        self.kernel, self.searched, self.found = kernel, searched, {}
+    def __init__(self, kernel: Any, described: Callable[[Tiled], Any] | None = None) -> None:
+        self.kernel, self.described, self.found = kernel, described, {}
 
     def __call__(
         self, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], **options: Any
@@ -70,7 +70,7 @@ class Launcher:
             return
         if self.kernel.arg_names[len(arguments) :] != list(constants):
             raise TypeError(f"{self.kernel.arg_names} does not end with the constants {list(constants)}")
-        arguments = map(self.searched, arguments)
+        arguments = [self.described(given) if isinstance(given, Tiled) else given for given in arguments]
         self.found[kind] = self.kernel[grid](*arguments, **constants, **options)  # None from the interpreter
 
 

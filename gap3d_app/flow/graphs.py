@@ -115,6 +115,7 @@ class _Record:
     Attributes:
         result: that of the last replay; at first of the call that was recorded.
         graphs: of its parts, later one of the whole; none without CUDA.
+        parts: the graphs of the parts when there is one of the whole: kept, for the GPU may not have come to their end.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class _Record:
         arguments = _rebuilt(given, iter(self.static))
         self.call = lambda: call(*arguments)
         self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.parts: list[torch.cuda.CUDAGraph] = []
         if tensors[0].is_cuda:
             self.graphs, self.result = _captured(self.call, pool, True)
         else:
@@ -146,9 +148,7 @@ class _Record:
         self.last = tensors
         self.replays += 1
         if len(self.graphs) > 1 and self.replays > REPLAYS:
-            whole = _captured(self.call, self.pool, False)
-            self.parts = self.graphs  # kept, because the GPU may not have come to their end
-            self.graphs, self.result = whole
+            self.parts, (self.graphs, self.result) = self.graphs, _captured(self.call, self.pool, False)
             return self.result
         for graph in self.graphs:
             graph.replay()

@@ -13,7 +13,6 @@ compare with is torch's own attention.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -321,14 +320,11 @@ def _launched(
     return out
 
 
-def _described(argument: Any) -> Any:
-    if not isinstance(argument, Tiled):
-        return argument
-    layout = _layout(argument.block, argument.base.dtype)
-    return TensorDescriptor(argument.base, argument.shape, argument.strides, list(argument.block), layout)
+def _described(x: Tiled) -> TensorDescriptor:
+    return TensorDescriptor(x.base, x.shape, x.strides, list(x.block), _layout(x.block, x.base.dtype))
 
 
-_launch = Launcher(_kernel, searched=_described)
+_launch = Launcher(_kernel, _described)
 
 
 def _tiled(x: Tensor, rows: int) -> Tiled:

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from gap3d_app.nn.triton_rms import sample_step
+
 WIDEST = 4096
 """Channels of a row, at most."""
 
@@ -90,16 +92,11 @@ def _launch(
     first = constant[0] if len(constant) else y
     _kernel[((tokens + ROWS - 1) // ROWS, samples)](
         x, other, y, first, gates, shift, scale, total, out,
-        tokens, channels, len(x), _step(first), _step(gates), _step(scale), norm.eps,
+        tokens, channels, len(x), sample_step(first), sample_step(gates), sample_step(scale), norm.eps,
         GATED=gate is not None, CONSTANT=len(constant) > 0,
         ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=WARPS,
     )  # fmt: skip
     return total, out
-
-
-def _step(values: Tensor) -> int:
-    """From one sample's values [B or 1, 1, C] to the next one's."""
-    return 0 if values.shape[0] == 1 else values.stride(0)
 
 
 def applies(x: Tensor, norm: nn.LayerNorm) -> bool:

@@ -63,14 +63,15 @@ def _launch(
     out = torch.empty_like(x) if normed else x
     _kernel[((tokens + ROWS - 1) // ROWS, batch)](
         x, y.contiguous(), gate, norm.weight if gated else x, total, scale, following.weight if normed else x, out,
-        tokens, channels, _step(gate), _step(scale), norm.eps if gated else 0.0, following.eps if normed else 0.0,
+        tokens, channels, sample_step(gate), sample_step(scale),
+        norm.eps if gated else 0.0, following.eps if normed else 0.0,
         GATED=gated is not None, NORMED=normed is not None,
         ROWS=ROWS, WIDTH=1 << (channels - 1).bit_length(), num_warps=WARPS,
     )  # fmt: skip
     return total, out
 
 
-def _step(values: Tensor) -> int:
+def sample_step(values: Tensor) -> int:
     """From one sample's values [B or 1, 1, C] to the next one's."""
     return 0 if values.shape[0] == 1 else values.stride(0)
 

@@ -37,6 +37,7 @@ class TapPlan:
         block: rows of a tile, one of `BLOCKS`; by default the first for fewer than `FEW_ROWS` rows.
 
     Attributes:
+        groups, width, block: G, K and the rows of a tile.
         absent: T.
         rows: rows of the result, G * T.
         taps: [P / block, K] int32 numbers of weights (group * K + tap), those that any row of the tile needs first;

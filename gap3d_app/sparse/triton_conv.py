@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -107,13 +106,11 @@ def _kernel(
     )
 
 
-def _described(argument: Any) -> Any:
-    if not isinstance(argument, Tiled):
-        return argument
-    return TensorDescriptor(argument.base, argument.shape, argument.strides, list(argument.block))
+def _described(x: Tiled) -> TensorDescriptor:
+    return TensorDescriptor(x.base, x.shape, x.strides, list(x.block))
 
 
-_launch = Launcher(_kernel, searched=_described)
+_launch = Launcher(_kernel, _described)
 
 
 def device_fits(x: Tensor) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gap3d_app.kernels import Launcher, kernel_module, triton_fits
+from gap3d_app.kernels import Launcher, Tiled, kernel_module, triton_fits
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -69,10 +69,15 @@ def test_other_kinds_are_searched_for(arguments: tuple, constants: dict, options
 
 def test_the_search_can_take_more_than_a_launch() -> None:
     kernel = Kernel()
-    launch = Launcher(kernel, searched=lambda argument: {"described": argument} if argument == "tile" else argument)
-    launch((3,), ("tile", 7, 0.5), {"WIDE": 4})
-    launch((3,), ("tile", 9, 0.5), {"WIDE": 4})
-    assert kernel.arguments[0] == {"described": "tile"} and kernel.made[0].launches[0][1][0] == "tile"
+    launch = Launcher(kernel, lambda tiled: {"described": tiled})
+    x = Tiled(torch.zeros(8, 8), [8, 8], [8, 1], (4, 8))
+    launch((3,), (x, 7, 0.5), {"WIDE": 4})
+    launch((3,), (x, 9, 0.5), {"WIDE": 4})
+    assert kernel.arguments[0]["described"] is x and kernel.arguments[1] == 7
+    assert len(kernel.made) == 1 and kernel.made[0].launches[0][1][0] is x
+    for other in (x._replace(block=(8, 8)), x._replace(base=x.base.half())):
+        launch((3,), (other, 9, 0.5), {"WIDE": 4})
+    assert len(kernel.made) == 3
 
 
 def test_constants_in_another_order_are_refused() -> None:
