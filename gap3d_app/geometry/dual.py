@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gap3d_app.geometry.blocks import Ranks
+
 PAIRS_AT_ONCE = 1 << 21
 """Crossing edges of cubes whose attributes are in memory at a time (each takes about 200 bytes)."""
 
@@ -31,7 +33,7 @@ class Crossings:
 
 
 def find_crossings(
-    table: dict[str, Tensor], used: Tensor, base: Tensor, surface: Tensor, offsets: Tensor, rank: Tensor
+    table: dict[str, Tensor], used: Tensor, base: Tensor, surface: Tensor, offsets: Tensor, rank: Ranks
 ) -> Crossings:
     """Crossing edges of surface cubes, those of a patch together.
 
@@ -39,9 +41,9 @@ def find_crossings(
         table: case tables.
         used: [S] int64 case of every surface cube.
         base: [S] int64 number of a cube's first dual vertex.
-        surface: [S] int64 flat indices.
-        offsets: [8] flat steps to a cell's corners.
-        rank: [count] int32 row of a lattice vertex.
+        surface: [S] int64 keys.
+        offsets: [8] steps to a cell's corners.
+        rank: rows of lattice vertices.
     """
     pairs = table["pairs"][used]
     cube, slot = (pairs[..., 0] >= 0).nonzero(as_tuple=True)
@@ -78,18 +80,18 @@ def dual_vertices(crossings: Crossings, count: int, value: Tensor, weights: Tens
 
 
 def find_loops(
-    cell: Tensor, code: Tensor, rank: Tensor, used: Tensor, base: Tensor, table: dict[str, Tensor], ring: Tensor
+    cell: Tensor, code: Tensor, rank: Ranks, used: Tensor, base: Tensor, table: dict[str, Tensor], ring: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Quads around crossing edges.
 
     Args:
-        cell: [Q] int64 flat index of the cube where the edge starts.
+        cell: [Q] int64 key of the cube where the edge starts.
         code: [Q] int64 axis and turn of the edge.
-        rank: [count] int32 rows of surface cubes.
+        rank: rows of surface cubes.
         used: [S] int64 their cases.
         base: [S] int64 number of a cube's first dual vertex.
         table: case tables.
-        ring: [6, 4] flat steps to the cubes around an edge.
+        ring: [6, 4] steps to the cubes around an edge.
 
     Returns:
         [Q, 4] int64 dual vertices and [Q, 4] int64 the surface cubes that own them.

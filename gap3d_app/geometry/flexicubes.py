@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gap3d_app.geometry.blocks import CELLS, Bounds, Ranks, widened
 from gap3d_app.geometry.cube_indices import tables_on
 from gap3d_app.geometry.dual import deviation, dual_vertices, find_crossings, find_loops, split, split_in_four
-from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes, Bounds
+from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes
 from gap3d_app.geometry.solid import fill_enclosed, sealed_off
 from gap3d_app.values import Mesh
 
@@ -93,7 +94,7 @@ def extract(
         feats = feats.float()
     if coords.shape[0] == 0:
         return _empty(feats, resolution, training)
-    return _Extraction(coords.long(), feats, resolution, training, solid, bounds).run()
+    return _Extraction(coords, feats, resolution, training, solid, bounds).run()
 
 
 def average_corners(coords: Tensor, feats: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
@@ -102,8 +103,8 @@ def average_corners(coords: Tensor, feats: Tensor, resolution: int) -> tuple[Ten
     Returns:
         coords [T, 3] int64 in row-major order, and [T, 4 or 10]: sdf with bias, deform 3, colour 6.
     """
-    cubes = ActiveCubes(coords.long(), feats, resolution)
-    return cubes.box.unflat(cubes.touched), cubes.mean(cubes.touched)
+    cubes = ActiveCubes(coords, feats, resolution)
+    return cubes.grid.coords(cubes.touched), cubes.mean(cubes.blocks.places(cubes.touched))
 
 
 def _empty(feats: Tensor, resolution: int, training: bool) -> MeshResult:
@@ -123,25 +124,22 @@ class _Extraction:
     ):
         self.feats, self.resolution, self.training, self.solid = feats, resolution, training, solid
         self.table = tables_on(feats.device)
-        self.cubes = ActiveCubes(coords, feats, resolution, solid, bounds)
-        self.box = self.cubes.box
+        self.cubes = ActiveCubes(coords, feats, resolution, bounds)
 
     def run(self) -> MeshResult:
-        box, cubes, table = self.box, self.cubes, self.table
+        cubes, table = self.cubes, self.table
         # Without training only vertices next to the surface need more than their sdf, which comes later.
-        attributes = cubes.mean(cubes.touched) if self.training else None
+        attributes = cubes.mean(cubes.blocks.places(cubes.touched)) if self.training else None
         inside = cubes.inside(attributes[:, 0] if self.training else None)
-        if self.solid:
-            # Cubes that hold no surface enclose nothing.
-            sealed = sealed_off(cubes.touched_grid, [low % 2 for low in box.low]) & inside.any()
-            inside = fill_enclosed(inside.view(box.size) | sealed).reshape(-1)
-        case = self._cases(inside)
-        surface = ((case + 1) > 1).nonzero()[:, 0]  # neither 0 nor 255, whose successor among bytes is 0
-        if len(surface) == 0:
+        inside, mixed = self._filled(inside) if self.solid else (inside, None)
+        case = self._cases(inside, mixed)
+        places = ((case + 1) > 1).nonzero()[:, 0]  # neither 0 nor 255, whose successor among bytes is 0
+        if len(places) == 0:
             empty = _empty(self.feats, self.resolution, self.training)
             return self._with_training_terms(empty, attributes, None) if self.training else empty
-        own = case[surface].long()
-        used = self._resolve_ambiguity(surface, own, case)
+        surface, order = cubes.blocks.keys(places).sort()
+        places = places[order]
+        own, used, crossing = self._surface_cases(surface, places, case)
 
         # dual vertices: those of cubes with one come first, then of cubes with two, and so on
         patches, order = table["patch_count"][used].sort(stable=True)
@@ -150,21 +148,18 @@ class _Extraction:
         base[order] = ends - patches
 
         # What makes the host wait for the device comes in a row, before the larger part of the work is asked for.
-        crossed = surface[:, None] + cubes.offsets[table["ends"]][own]
-        lattice = box.mark(crossed).nonzero()[:, 0]  # both ends of crossing edges
-        surface_rank = box.ranks(surface)
+        corners = crossing.nonzero()[:, 0]
+        surface_rank = cubes.blocks.ranks(places)
         ring = cubes.steps["ring"]
         row, code = self._quads(surface, surface_rank, own, ring)
         vertex_count = int(ends[-1])
 
-        lattice_rank = box.ranks(lattice)
-        value = self._lattice_values(lattice, attributes, inside)
+        lattice_rank = cubes.blocks.ranks(corners)
+        value = self._lattice_values(corners, attributes, inside)
         weights, gamma = cubes.weights(surface)
         if cubes.kernels and not self.training:
             owner = order.repeat_interleave(patches.long(), output_size=vertex_count)
-            dual = cubes.kernels.dual_vertices(
-                owner, base, surface, used, lattice_rank, value, weights, table, box.strides
-            )
+            dual = cubes.kernels.dual_vertices(owner, base, surface, used, lattice_rank, value, weights, table)
             faces = cubes.kernels.faces(row, code, surface, surface_rank, used, base, gamma, table, ring)
             return self._result(dual, faces)
         crossings = find_crossings(table, used, base, surface, cubes.offsets, lattice_rank)
@@ -183,48 +178,86 @@ class _Extraction:
         colored = self.feats.shape[1] == 101
         return MeshResult(dual[:, :3], faces, dual[:, 3:] if colored else None, self.resolution)
 
-    def _cases(self, inside: Tensor) -> Tensor:
-        """[count] uint8 case id of every cell of the box (0 in the unused last layers)."""
-        bits = inside.view(self.box.size).view(torch.uint8)
+    def _filled(self, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """`inside` with all that the outside cannot reach, [count] for other blocks; and which of those hold surface.
+
+        Blocks that hold none may be next to some which are not stored and all inside.
+        """
+        cubes = self.cubes
+        # The flood from outside needs a byte for every cell around the object; the rest goes by blocks.
+        volume = cubes.blocks.spread(inside)
+        # Cubes that hold no surface enclose nothing.
+        volume = fill_enclosed(volume | sealed_off(cubes.blocks.spread(cubes.touched_cells())) & inside.any())
+        some, open_ones = cubes.grid.some_and_open(volume)
+        mixed = widened(some, 1, 0) & widened(open_ones, 1, 0)  # a cell's corners may be those of the next blocks
+        cubes.store(cubes.around | widened(mixed, 0, 1))
+        return cubes.blocks.gathered(volume), mixed
+
+    def _cases(self, inside: Tensor, mixed: Tensor | None) -> Tensor:
+        """[count] uint8 case id of every cell; 0 outside of the grid and where blocks [X, Y, Z] hold no surface."""
+        blocks, bits = self.cubes.blocks, inside.view(torch.uint8)
+        # A closed surface may lie on the border of the grid.
+        low, high = (-1, self.resolution) if self.solid else (0, self.resolution - 1)
+        if blocks.grid.kernels:
+            return blocks.grid.kernels.cases(bits, blocks, low, high, mixed)
         for axis in range(3):  # merge corners one axis at a time: 1, 2, then 4 bits to shift
-            n = bits.shape[axis] - 1
-            merged = torch.zeros_like(bits)  # a cell in the last layer of an axis has no far corners
-            near, far = bits.narrow(axis, 0, n), bits.narrow(axis, 1, n)
-            torch.add(near, far, alpha=1 << (1 << axis), out=merged.narrow(axis, 0, n))
-            bits = merged
-        return bits.view(-1)
+            bits = bits.add(blocks.shifted(bits, axis, 1), alpha=1 << (1 << axis))
+        bits *= blocks.within(low, high)
+        if mixed is not None:
+            bits.view(-1, CELLS)[:-1] *= mixed.reshape(-1)[blocks.stored, None]
+        return bits
 
-    def _resolve_ambiguity(self, surface: Tensor, own: Tensor, case: Tensor) -> Tensor:
-        """[S] case ids with the complement taken where two flagged cubes share an ambiguous face."""
-        flagged = self.table["flagged"]
-        # A neighbour outside the grid is an unused cell, whose case is 0.
-        neighbour = case[surface + self.cubes.steps["twin"][own]].long()
-        return torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
+    def _surface_cases(self, surface: Tensor, places: Tensor, case: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cases of surface cubes, and the ends of their crossing edges.
 
-    def _lattice_values(self, lattice: Tensor, attributes: Tensor | None, inside: Tensor) -> Tensor:
+        Args:
+            surface: [S] keys of the cubes.
+            places: [S] of them in tables.
+            case: [count] of all cells.
+
+        Returns:
+            [S] int64 cases, [S] int64 the same with the complement taken where two flagged cubes share an ambiguous
+            face, [count] bool lattice vertices at the ends of crossing edges.
+        """
+        blocks, table, twin = self.cubes.blocks, self.table, self.cubes.steps["twin"]
+        if self.cubes.kernels:
+            return self.cubes.kernels.surface_cases(surface, case, self.cubes.rank, table, twin)
+        own, flagged = case[places].long(), table["flagged"]
+        # A neighbour outside the grid has the case 0.
+        neighbour = case[blocks.places(surface + twin[own])].long()
+        used = torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
+        crossing = torch.zeros(blocks.count, dtype=torch.bool, device=case.device)
+        crossing[blocks.places(surface[:, None] + self.cubes.offsets[table["ends"]][own])] = True
+        return own, used, crossing
+
+    def _lattice_values(self, places: Tensor, attributes: Tensor | None, inside: Tensor) -> Tensor:
         """[P, 4 or 10] sdf, object-space position and colour of lattice vertices; what was filled has sdf below 0."""
         if attributes is None:
-            mean = self.cubes.mean(lattice)
+            mean = self.cubes.mean(places)
         else:
-            rank = self.box.ranks(self.cubes.touched)[lattice]
+            rank = self._touched_rank().rows[places]
             untouched = torch.zeros_like(attributes[0])
             untouched[0] = 1
             mean = torch.where((rank >= 0)[:, None], attributes[rank.clamp(min=0).long()], untouched)
         sdf = mean[:, :1]
         if self.solid:
-            sdf = torch.where(inside[lattice, None], -sdf.abs(), sdf)
-        parts = [sdf, self.cubes.positions(lattice, mean[:, 1:4])]
+            sdf = torch.where(inside[places, None], -sdf.abs(), sdf)
+        parts = [sdf, self.cubes.positions(self.cubes.blocks.keys(places), mean[:, 1:4])]
         if mean.shape[1] > 4:
             # contiguous, because a processor rounds the exponential of strided numbers otherwise
             parts.append(torch.sigmoid(mean[:, 4:].contiguous()))
         return torch.cat(parts, dim=1)
 
-    def _quads(self, surface: Tensor, rank: Tensor, own: Tensor, ring: Tensor) -> tuple[Tensor, Tensor]:
+    def _touched_rank(self) -> Ranks:
+        """Rows of the touched lattice vertices."""
+        return self.cubes.blocks.ranks(self.cubes.blocks.places(self.cubes.touched))
+
+    def _quads(self, surface: Tensor, rank: Ranks, own: Tensor, ring: Tensor) -> tuple[Tensor, Tensor]:
         """Interior crossing edges in the order of their faces: those that start outside, then the others.
 
         Args:
-            surface: [S] flat indices of surface cubes.
-            rank: [count] int32 their rows.
+            surface: [S] keys of surface cubes.
+            rank: their rows.
             own: [S] their cases.
             ring: [6, 4] steps to the cubes around an edge.
 
@@ -232,13 +265,14 @@ class _Extraction:
             [Q] row of the cube where the edge starts and [Q] its code.
         """
         code = self.table["code"][own]
-        # The cube farthest down is an unused cell, and none of the surface, where an edge lies on the border.
+        # The cube farthest down is none of the surface where an edge lies on the border.
         interior = rank[surface[:, None] + ring[:3, 0]] >= 0
         row, axis = ((code >= 0) & interior).nonzero(as_tuple=True)
         code = code[row, axis].long()
         first = 3 * self.cubes.steps["first"] + self.table["place"]
-        key = 3 * surface[row] + first.add(self.table["turn"], alpha=3 * self.box.count)[code]
-        if 6 * self.box.count < 1 << 31:
+        limit = self.cubes.grid.limit
+        key = 3 * surface[row] + first.add(self.table["turn"], alpha=3 * limit)[code]
+        if 6 * limit < 1 << 31:
             key = key.int()  # sorted in half the passes
         order = key.argsort()
         return row[order], code[order]
@@ -248,7 +282,7 @@ class _Extraction:
     ) -> MeshResult:
         """`result` with regulariser and lattice samples filled in."""
         cubes = self.cubes
-        average = attributes[self.box.ranks(cubes.touched)[cubes.corners].long()]
+        average = attributes[self._touched_rank()[cubes.corners].long()]
         own = cubes.corner_values()
         loss = (own - average).square().mean()
         loss = loss + 0.2 * self.feats[:, WEIGHTS][:, :20].abs().mean()

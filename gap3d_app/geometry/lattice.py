@@ -1,7 +1,6 @@
-"""Active cubes on a lattice: indices inside their bounding box and averaged corner attributes (trellis.md 6.5).
+"""Active cubes on a lattice: where they are, and averaged corner attributes (trellis.md 6.5).
 
-Attributes exist for active cubes and asked-for lattice vertices only; what covers the whole box is one index
-per cell.
+Attributes exist for active cubes and asked-for lattice vertices only, and their rows for the blocks around the cubes.
 """
 
 from __future__ import annotations
@@ -11,127 +10,70 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gap3d_app.geometry.cube_indices import OFFSETS, tables_on
+from gap3d_app.geometry.blocks import BlockGrid, Blocks, Bounds
 from gap3d_app.kernels import kernel_module
 
 SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
 """Channels of a cube: sdf 8, deform 8 x 3, weights 12 + 8 + 1, colour 8 x 6."""
 
 
-Bounds = tuple[list[int], list[int]]
-
-
-class Box:
-    """The part of the lattice that an object touches, with flat indices in row-major order.
-
-    Cells (cubes) and lattice vertices share one index space of shape `size`. The last cell layer of each axis is
-    unused, so a step over the low side of the box wraps into an unused cell, never into another one; from the
-    start of the index space it wraps to its end, which is what negative indices of a tensor mean. Order of flat
-    indices inside the box equals their order in the whole grid.
+class ActiveCubes:
+    """Features of the active cubes and the means of their corner attributes.
 
     Args:
-        coords: [N, 3] int64 cells that must lie inside with one layer around them.
-        resolution: cells per axis of the grid; it bounds the box unless `beyond`.
-        bounds: smallest and largest coordinates of the cells, or beyond them; found if not given, which waits for
-            the device.
+        coords: [N, 3] integers.
+        feats: [N, C].
+        resolution: cells per axis of the grid.
+        bounds: smallest and largest coordinates, or beyond them; found if not given, which waits for the device.
+
+    Attributes:
+        grid: its blocks, and keys of cells.
+        cells: [N] key of every cube, in the order of `feats`.
+        steps: see `BlockGrid.table_steps`.
+        offsets: [8] steps from a cell to its corners.
+        around: [X, Y, Z] bool, the blocks of the cubes and those that touch them.
+        blocks: places of cells in tables.
+        rank: rows of the cubes.
+        kernels: `gap3d_app.geometry.triton_cubes` where it applies, else None.
 
     Raises:
         ValueError: cells outside the grid.
     """
 
-    def __init__(self, coords: Tensor, resolution: int, beyond: bool, bounds: Bounds | None = None):
+    def __init__(self, coords: Tensor, feats: Tensor, resolution: int, bounds: Bounds | None = None):
         low, high = torch.stack(coords.aminmax(dim=0)).tolist() if bounds is None else bounds
         if min(low) < 0 or max(high) >= resolution:
             raise ValueError(f"cube coordinates must be in 0..{resolution - 1}")
-        low, high = [n - 1 for n in low], [n + 1 for n in high]
-        if not beyond:
-            low, high = [max(n, 0) for n in low], [min(n, resolution - 1) for n in high]
-        self.low = low
-        self.size = [b - a + 2 for a, b in zip(low, high, strict=True)]
-        self.strides = [self.size[1] * self.size[2], self.size[2], 1]
-        self.count = self.size[0] * self.strides[0]
-
-    def steps(self, offsets: Tensor) -> Tensor:
-        """Flat steps [...] of offsets [..., 3]."""
-        x, y, z = offsets.unbind(-1)
-        return z.add(y, alpha=self.strides[1]).add(x, alpha=self.strides[0])
-
-    def table_steps(self, device: torch.device) -> dict[str, Tensor]:
-        """Flat steps of the case tables' `OFFSETS`, made on the host: to send them takes one launch, not twelve."""
-        tables = tables_on(torch.device("cpu"))
-        steps = [self.steps(tables[name]) for name in OFFSETS]
-        sent = torch.cat([step.flatten() for step in steps]).to(device)
-        parts = sent.split([step.numel() for step in steps])
-        return {name: part.view_as(step) for name, part, step in zip(OFFSETS, parts, steps, strict=True)}
-
-    def flat(self, coords: Tensor) -> Tensor:
-        """Flat index [N] of grid coordinates [N, 3]."""
-        return self.steps(coords) - sum(n * stride for n, stride in zip(self.low, self.strides, strict=True))
-
-    def unflat(self, index: Tensor) -> Tensor:
-        """Grid coordinates [N, 3] of flat indices [N]."""
-        x = torch.div(index, self.strides[0], rounding_mode="floor")
-        rest = index.sub(x, alpha=self.strides[0])
-        y = torch.div(rest, self.strides[1], rounding_mode="floor")
-        place = (x, y, rest.sub(y, alpha=self.strides[1]))
-        return torch.stack([n + low for n, low in zip(place, self.low, strict=True)], dim=-1)
-
-    def mark(self, index: Tensor) -> Tensor:
-        """[count] bool, True at the given flat indices."""
-        mark = torch.zeros(self.count, dtype=torch.bool, device=index.device)
-        mark[index.reshape(-1)] = True
-        return mark
-
-    def ranks(self, index: Tensor) -> Tensor:
-        """[count] int32, position of each flat index in the list `index`, -1 elsewhere."""
-        rank = torch.full((self.count,), -1, dtype=torch.int32, device=index.device)
-        rank[index] = torch.arange(len(index), dtype=torch.int32, device=index.device)
-        return rank
-
-
-class ActiveCubes:
-    """Features of the active cubes and the means of their corner attributes.
-
-    Attributes:
-        box: index space around the cubes.
-        cells: [N] flat index of every cube, in the order of `feats`.
-        steps: flat steps, see `Box.table_steps`.
-        offsets: [8] those from a cell to its corners.
-        rank: [count] int32 row of every cube, -1 for inactive cells.
-        kernels: `gap3d_app.geometry.triton_cubes` where it applies, else None.
-    """
-
-    def __init__(
-        self, coords: Tensor, feats: Tensor, resolution: int, beyond: bool = False, bounds: Bounds | None = None
-    ):
         self.feats, self.resolution = feats, resolution
-        self.box = Box(coords, resolution, beyond, bounds)
-        self.steps = self.box.table_steps(coords.device)
+        self.grid = BlockGrid((low, high), coords.device)
+        self.steps = self.grid.table_steps(coords.device)
         self.offsets = self.steps["corners"]
-        self.cells = self.box.flat(coords)
-        self.rank = self.box.ranks(self.cells)
         kernels = kernel_module("gap3d_app.geometry.triton_cubes")
-        self.kernels = kernels if kernels and kernels.applies(feats, self.box.count) else None
+        self.kernels = kernels if kernels and kernels.applies(feats, self.grid) else None
+        self.cells, self.around = self.grid.marked(coords)
+        self.store(self.around)
+
+    def store(self, stored: Tensor) -> None:
+        """Have places for the cells of other blocks [X, Y, Z], those of the cubes among them."""
+        self.blocks = Blocks(self.grid, stored)
+        self.rank = self.blocks.ranks(self.blocks.places(self.cells))
 
     @property
     def corners(self) -> Tensor:
-        """[N, 8] flat index of every cube's corners."""
+        """[N, 8] key of every cube's corners."""
         return self.cells[:, None] + self.offsets
 
-    @cached_property
-    def touched_grid(self) -> Tensor:
-        """[X, Y, Z] bool over the box, True for the lattice vertices that belong to a cube."""
-        grid = (self.rank >= 0).view(self.box.size)
-        for axis, size in enumerate(self.box.size):  # the cell of the same index and the one before it
-            before = grid.narrow(axis, 0, size - 1)
-            grid = grid.clone()
-            grid.narrow(axis, 1, size - 1).logical_or_(before)
-        return grid
+    def touched_cells(self) -> Tensor:
+        """[count] bool, True for the lattice vertices that belong to a cube."""
+        touched = self.rank.rows >= 0
+        for axis in range(3):  # the cell of the same number and the one before it
+            touched = self.blocks.shifted(touched, axis, -1) | touched
+        return touched
 
     @cached_property
     def touched(self) -> Tensor:
-        """[T] flat indices of the vertices of `touched_grid`, ascending."""
-        return self.touched_grid.flatten().nonzero()[:, 0]
+        """[T] keys of the vertices of `touched_cells`, in row-major order."""
+        return self.blocks.keys(self.touched_cells().nonzero()[:, 0]).sort().values
 
     def columns(self, corner: int) -> list[slice]:
         """Channels of (sdf, deform, colour) of one corner, the last only for 101 channels."""
@@ -151,32 +93,37 @@ class ActiveCubes:
         """[count] bool, True for touched lattice vertices with a negative sdf.
 
         Args:
-            sdf: [T] of the touched vertices, if known.
+            sdf: [T] of the vertices `touched`, if known.
         """
         if sdf is None and self.kernels:  # faster than to list the touched vertices
-            return self._mean_by_kernel(None, 1)[:, 0] < 0
-        inside = torch.zeros(self.box.count, dtype=torch.bool, device=self.feats.device)
-        sdf = self.mean(self.touched, sdf_only=True)[:, 0] if sdf is None else sdf
-        inside[self.touched] = sdf.detach() < 0
+            return self.kernels.inside(self.rank, self.feats, 1.0 / self.resolution)
+        inside = torch.zeros(self.blocks.count, dtype=torch.bool, device=self.feats.device)
+        if sdf is None:
+            places = self.touched_cells().nonzero()[:, 0]
+            sdf = self.mean(places, sdf_only=True)[:, 0]
+        else:
+            places = self.blocks.places(self.touched)
+        inside[places] = sdf.detach() < 0
         return inside
 
-    def mean(self, vertices: Tensor, sdf_only: bool = False) -> Tensor:
+    def mean(self, places: Tensor, sdf_only: bool = False) -> Tensor:
         """Mean over the active cubes around lattice vertices.
 
         Args:
-            vertices: [P] flat indices.
+            places: [P] of vertices in stored blocks.
             sdf_only: leave out deform and colour.
 
         Returns:
             [P, 1 or 4 or 10] raw (sdf with bias, deform, colour); sdf 1 and zeros for untouched vertices.
         """
         if self.kernels:
-            return self._mean_by_kernel(vertices, 1 if sdf_only else 10 if self.feats.shape[1] == COLOR.stop else 4)
+            width = 1 if sdf_only else 10 if self.feats.shape[1] == COLOR.stop else 4
+            return self.kernels.mean(places, self.rank, self.feats, 1.0 / self.resolution, width)
         total, count = 0.0, 0.0
         # One cube direction after the other: every vertex adds its cubes in the same order on every run. Absent
         # cubes add zero: to list the present ones would make the host wait for the device eight times.
-        for j in range(8):
-            row = self.rank[vertices - self.offsets[j]]
+        for j, rows in enumerate(self._rows_before()):
+            row = rows[places]
             there, row = (row >= 0)[:, None], row.clamp(min=0)
             parts = self.columns(j)[:1] if sdf_only else self.columns(j)
             values = torch.cat([self.feats[:, part].index_select(0, row) for part in parts], dim=1)
@@ -186,13 +133,17 @@ class ActiveCubes:
         sdf = torch.where(count > 0, mean[:, :1] - 1.0 / self.resolution, 1.0)
         return torch.cat([sdf, mean[:, 1:]], dim=1)
 
-    def _mean_by_kernel(self, vertices: Tensor | None, width: int) -> Tensor:
-        return self.kernels.mean(vertices, self.rank, self.feats, self.box.strides, 1.0 / self.resolution, width)
+    def _rows_before(self) -> list[Tensor]:
+        """Eight times [count], rows of the cubes that have a cell's first lattice vertex for their corner 0, 1 .. 7."""
+        rows = [self.rank.rows]
+        for axis in range(3):
+            rows += [self.blocks.shifted(some, axis, -1) for some in rows]
+        return rows
 
     def positions(self, vertices: Tensor, deform: Tensor) -> Tensor:
         """[P, 3] object-space positions of lattice vertices moved by raw deform [P, 3]."""
         half_cell = (1 - 1e-8) / (2 * self.resolution)
-        rest = self.box.unflat(vertices).to(deform.dtype) / self.resolution - 0.5
+        rest = self.grid.coords(vertices).to(deform.dtype) / self.resolution - 0.5
         return rest + half_cell * torch.tanh(deform)
 
     def weights(self, cells: Tensor) -> tuple[Tensor, Tensor]:

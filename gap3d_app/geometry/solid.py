@@ -7,8 +7,6 @@ that no cube touches is judged by the cubes alone, whose shell has no such holes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from scipy import ndimage
@@ -61,30 +59,24 @@ def _runs(free: Tensor, axis: int) -> Tensor:
     return number.movedim(2, axis).contiguous()
 
 
-def sealed_off(touched: Tensor, first: Sequence[int]) -> Tensor:
+def sealed_off(touched: Tensor) -> Tensor:
     """Untouched lattice vertices that a walk over untouched ones does not reach from outside.
 
     The walk sees every second vertex: cubes come in blocks of two or more, and openings narrower than that are none.
 
     Args:
-        touched: [X, Y, Z] bool, vertices that belong to a cube.
-        first: index of the first vertex, 0 or 1, that is seen on each axis.
+        touched: [X, Y, Z] bool, vertices that belong to a cube; sizes are even, and cubes' blocks begin at even ones.
 
     Returns:
         [X, Y, Z] bool.
     """
-    seen = touched[tuple(slice(start, None, 2) for start in first)]
+    seen = touched[::2, ::2, ::2]
     sealed = fill_enclosed(seen) & ~seen
-    for axis, start in enumerate(first):  # a vertex between two seen ones takes after both
-        size = touched.shape[axis]
-        finer = sealed.new_empty(*sealed.shape[:axis], size, *sealed.shape[axis + 1 :])
-        few, all_of = sealed.movedim(axis, 0), finer.movedim(axis, 0)
-        all_of[start::2] = few
-        all_of[start + 1 : size - 1 : 2] = few[:-1] | few[1:]
-        for last, place in ((0, 0), (-1, size - 1)):  # beside the border perhaps only one is seen
-            if (place - start) % 2:
-                all_of[place] = few[last]
-        sealed = finer
+    for axis in range(3):  # a vertex between two seen ones takes after both
+        few = sealed.movedim(axis, 0)
+        between = few.clone()
+        between[:-1] |= few[1:]
+        sealed = torch.stack([few, between], dim=1).flatten(0, 1).movedim(0, axis)
     return sealed & ~touched
 
 

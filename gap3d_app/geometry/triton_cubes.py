@@ -1,10 +1,11 @@
 """Triton kernels of surface extraction: corner means, dual vertices and faces, each in one launch; inference only.
 
-Every one has a twin in plain torch that it must equal bit for bit: `ActiveCubes.mean` in lattice.py, and functions
-in dual.py. Hence sums run in the twin's order, quotients are rounded to nearest, and products are not contracted with
-the sums that follow them.
+Every one has a twin in plain torch that it must equal bit for bit: `Blocks.places` in blocks.py, `ActiveCubes.mean` in
+lattice.py, and functions in dual.py. Hence sums run in the twin's order, quotients are rounded to nearest, and products
+are not contracted with the sums that follow them.
 
-Kernels number cells and lattice vertices in 32 bits. Their arguments are contiguous, but for the rows of features.
+Keys of cells and lattice vertices, and their places in tables (blocks.py), are numbers of 32 bits here. Arguments are
+contiguous, but for the rows of features.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher
+from gap3d_app.geometry.blocks import CELLS, BlockGrid, Ranks
+from gap3d_app.geometry.triton_blocks import GRID_SIZES, key_of, place_of, sizes
+from gap3d_app.kernels import INDEX_LIMIT, Launcher
 
 TILE = 1024
 """Numbers of one program's tile: vertices by attributes."""
@@ -23,30 +26,32 @@ QUADS = 128
 EXACT = {"num_warps": 4, "enable_fp_fusion": False}
 
 _PATCH_EDGES = tl.constexpr(7)
+_CELLS = tl.constexpr(CELLS)
 
 
 @triton.jit
-def _step(corner, step_x, step_y):
-    """Flat step from a cell to its corner."""
-    return (corner & 1) * step_x + (corner >> 1 & 1) * step_y + (corner >> 2 & 1)
+def _step(corner, shift_x, shift_y):
+    """Step from a cell to its corner."""
+    return ((corner & 1) << shift_x) + ((corner >> 1 & 1) << shift_y) + (corner >> 2 & 1)
 
 
-# Sizes differ from mesh to mesh: to specialise on those that 16 divides would mean to compile again and again.
-@triton.jit(do_not_specialize=["vertices", "cells", "step_x", "step_y"])
+@triton.jit(do_not_specialize=["vertices", "row_stride", *GRID_SIZES])
 def _mean_kernel(
-    out_ptr, vertex_ptr, rank_ptr, feats_ptr, vertices, cells, row_stride, step_x, step_y, bias,
-    LISTED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    out_ptr, place_ptr, corner_ptr, rank_ptr, feats_ptr, number_ptr, vertices, row_stride, shift_x, shift_y, blocks_y,
+    blocks_z, bias, LISTED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    known = place < vertices
-    vertex = tl.load(vertex_ptr + place, mask=known, other=0).to(tl.int32) if LISTED else place
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = number < vertices
+    place = tl.load(place_ptr + number, mask=known, other=0).to(tl.int32) if LISTED else number
+    vertex = key_of(place, corner_ptr, known, shift_x, shift_y)
+    vertex = tl.where(known, vertex, (1 << shift_x) + (1 << shift_y) + 1)  # whose eight cells have keys
     column = tl.arange(0, COLUMNS)
     wanted = (column < WIDTH)[None, :]
     total = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
     count = tl.zeros((BLOCK,), dtype=tl.float32)
     for corner in tl.static_range(8):
-        cell = vertex - _step(corner, step_x, step_y)
-        row = tl.load(rank_ptr + tl.where(cell < 0, cell + cells, cell), mask=known, other=-1)
+        cell = vertex - _step(corner, shift_x, shift_y)
+        row = tl.load(rank_ptr + place_of(cell, number_ptr, shift_x, shift_y, blocks_y, blocks_z))
         # the channels of sdf, deform 3 and colour 6 of this corner
         channel = tl.where(column == 0, corner, tl.where(column < 4, 7 + 3 * corner, 49 + 6 * corner) + column)
         there = row >= 0
@@ -55,14 +60,39 @@ def _mean_kernel(
         count += there.to(tl.float32)
     mean = tl.math.div_rn(total, tl.broadcast_to(tl.maximum(count, 1.0)[:, None], (BLOCK, COLUMNS)))
     sdf = tl.where(count[:, None] > 0, mean - bias, 1.0)
-    target = out_ptr + place[:, None] * WIDTH + column[None, :]
-    tl.store(target, tl.where(column[None, :] == 0, sdf, mean), mask=known[:, None] & wanted)
+    if LISTED:
+        target = out_ptr + number[:, None] * WIDTH + column[None, :]
+        tl.store(target, tl.where(column[None, :] == 0, sdf, mean), mask=known[:, None] & wanted)
+    else:  # the table's last block, which is beyond `vertices`, has none
+        negative = ((sdf < 0) & known[:, None]).to(tl.uint8)
+        tl.store(out_ptr + number[:, None], negative, mask=(number < vertices + _CELLS)[:, None])
 
 
-@triton.jit(do_not_specialize=["vertices", "step_x", "step_y"])
+@triton.jit(do_not_specialize=["size", *GRID_SIZES])
+def _surface_kernel(
+    own_ptr, used_ptr, mark_ptr, key_ptr, case_ptr, twin_ptr, flagged_ptr, ends_ptr, number_ptr, size, shift_x, shift_y,
+    blocks_y, blocks_z, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = row < size
+    key = tl.load(key_ptr + row, mask=known, other=0).to(tl.int32)
+    own = tl.load(case_ptr + place_of(key, number_ptr, shift_x, shift_y, blocks_y, blocks_z)).to(tl.int32)
+    beside = tl.where(known, key + tl.load(twin_ptr + own).to(tl.int32), 0)
+    neighbour = tl.load(case_ptr + place_of(beside, number_ptr, shift_x, shift_y, blocks_y, blocks_z)).to(tl.int32)
+    turned = (tl.load(flagged_ptr + own) > 0) & (tl.load(flagged_ptr + neighbour) > 0)
+    tl.store(own_ptr + row, own.to(tl.int64), mask=known)
+    tl.store(used_ptr + row, tl.where(turned, 255 - own, own).to(tl.int64), mask=known)
+    for number in tl.static_range(8):
+        corner = tl.load(ends_ptr + own * 8 + number).to(tl.int32)
+        end = tl.where(known, key + _step(corner, shift_x, shift_y), 0)
+        tl.store(mark_ptr + place_of(end, number_ptr, shift_x, shift_y, blocks_y, blocks_z), 1, mask=known)
+
+
+@triton.jit(do_not_specialize=["vertices", *GRID_SIZES])
 def _dual_kernel(
     out_ptr, owner_ptr, base_ptr, surface_ptr, case_ptr, rank_ptr, value_ptr, weight_ptr, patch_edges_ptr, edges_ptr,
-    vertices, step_x, step_y, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    number_ptr, vertices, shift_x, shift_y, blocks_y, blocks_z,
+    WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     dual = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = dual < vertices
@@ -79,8 +109,12 @@ def _dual_kernel(
         there = edge >= 0
         corner_a = tl.load(edges_ptr + 2 * edge, mask=there, other=0).to(tl.int32)
         corner_b = tl.load(edges_ptr + 2 * edge + 1, mask=there, other=0).to(tl.int32)
-        end_a = tl.load(rank_ptr + cell + _step(corner_a, step_x, step_y), mask=there, other=0)
-        end_b = tl.load(rank_ptr + cell + _step(corner_b, step_x, step_y), mask=there, other=0)
+        key_a = tl.where(there, cell + _step(corner_a, shift_x, shift_y), 0)
+        place_a = place_of(key_a, number_ptr, shift_x, shift_y, blocks_y, blocks_z)
+        end_a = tl.load(rank_ptr + place_a, mask=there, other=0)
+        key_b = tl.where(there, cell + _step(corner_b, shift_x, shift_y), 0)
+        place_b = place_of(key_b, number_ptr, shift_x, shift_y, blocks_y, blocks_z)
+        end_b = tl.load(rank_ptr + place_b, mask=there, other=0)
         first, second = value_ptr + end_a * (WIDTH + 1), value_ptr + end_b * (WIDTH + 1)
         weight = weight_ptr + cube * 20
         beta = tl.load(weight + edge, mask=there, other=0.0)
@@ -101,37 +135,43 @@ def _dual_kernel(
 
 @triton.jit
 def _ring_corner(
-    corner: tl.constexpr, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr
+    corner: tl.constexpr, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr,
+    number_ptr, shift_x, shift_y, blocks_y, blocks_z,
 ):  # fmt: skip
     """Dual vertex and gamma of one of the four cubes around a crossing edge."""
     step = tl.load(step_ptr + code * 4 + corner, mask=known, other=0)
     edge = tl.load(edge_ptr + code * 4 + corner, mask=known, other=0)
-    cube = tl.load(rank_ptr + cell + step, mask=known, other=0)
+    place = place_of(tl.where(known, cell + step, 0).to(tl.int32), number_ptr, shift_x, shift_y, blocks_y, blocks_z)
+    cube = tl.load(rank_ptr + place, mask=known, other=0)
     patch = tl.load(patch_ptr + tl.load(case_ptr + cube) * 12 + edge)
     return tl.load(base_ptr + cube) + patch, tl.load(gamma_ptr + cube)
 
 
-@triton.jit(do_not_specialize=["quads"])
+@triton.jit(do_not_specialize=["quads", *GRID_SIZES])
 def _faces_kernel(
     out_ptr, row_ptr, code_ptr, surface_ptr, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr,
-    quads, BLOCK: tl.constexpr,
+    number_ptr, quads, shift_x, shift_y, blocks_y, blocks_z, BLOCK: tl.constexpr,
 ):  # fmt: skip
     quad = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = quad < quads
     cell = tl.load(surface_ptr + tl.load(row_ptr + quad, mask=known, other=0))
     code = tl.load(code_ptr + quad, mask=known, other=0)
     p0, gamma0 = _ring_corner(
-        0, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr
-    )
+        0, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr,
+        number_ptr, shift_x, shift_y, blocks_y, blocks_z,
+    )  # fmt: skip
     p1, gamma1 = _ring_corner(
-        1, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr
-    )
+        1, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr,
+        number_ptr, shift_x, shift_y, blocks_y, blocks_z,
+    )  # fmt: skip
     p2, gamma2 = _ring_corner(
-        2, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr
-    )
+        2, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr,
+        number_ptr, shift_x, shift_y, blocks_y, blocks_z,
+    )  # fmt: skip
     p3, gamma3 = _ring_corner(
-        3, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr
-    )
+        3, cell, code, known, rank_ptr, case_ptr, base_ptr, gamma_ptr, step_ptr, edge_ptr, patch_ptr,
+        number_ptr, shift_x, shift_y, blocks_y, blocks_z,
+    )  # fmt: skip
     even = gamma0 * gamma2 > gamma1 * gamma3
     target = out_ptr + quad.to(tl.int64) * 6
     tl.store(target, p0, mask=known)
@@ -142,49 +182,87 @@ def _faces_kernel(
     tl.store(target + 5, tl.where(even, p3, p2), mask=known)
 
 
-_launch_mean, _launch_dual, _launch_faces = map(Launcher, (_mean_kernel, _dual_kernel, _faces_kernel))
+_launch_mean, _launch_surface = Launcher(_mean_kernel), Launcher(_surface_kernel)
+_launch_dual, _launch_faces = Launcher(_dual_kernel), Launcher(_faces_kernel)
 
 
-def applies(feats: Tensor, cells: int) -> bool:
-    """Whether the kernels can work on features [N, C] in a box of `cells` cells.
+def applies(feats: Tensor, grid: BlockGrid) -> bool:
+    """Whether the kernels can work on features [N, C] of cubes in such a grid.
 
-    They need float32, no gradient, a CUDA device (or Triton's interpreter) and offsets that fit 32 bits: the
-    widest row per cell has 20 numbers.
+    They need float32, no gradient, a grid with kernels of its own and offsets that fit 32 bits: a lattice vertex has up
+    to 10 numbers.
     """
     return (
-        (feats.is_cuda or INTERPRETED)
+        grid.kernels is not None
         and feats.dtype == torch.float32
         and feats.stride(1) == 1
-        and max(len(feats) * feats.stride(0), 20 * cells) < INDEX_LIMIT
+        and max(len(feats) * feats.stride(0), 10 * grid.cells) < INDEX_LIMIT
         and not (torch.is_grad_enabled() and feats.requires_grad)
     )
 
 
-def mean(vertices: Tensor | None, rank: Tensor, feats: Tensor, strides: list[int], bias: float, width: int) -> Tensor:
+def inside(rank: Ranks, feats: Tensor, bias: float) -> Tensor:
+    """See `ActiveCubes.inside`; arguments as of `mean`."""
+    out = torch.empty(rank.blocks.count, dtype=torch.bool, device=feats.device)
+    _means(out.view(torch.uint8), None, rank, feats, bias, 1)
+    return out
+
+
+def mean(places: Tensor, rank: Ranks, feats: Tensor, bias: float, width: int) -> Tensor:
     """See `ActiveCubes.mean`.
 
     Args:
-        vertices: [P] int64 flat indices, or None for all of the box.
-        rank: [count] int32 rows of `feats`, -1 for inactive cells.
+        places: [P] int64 of vertices.
+        rank: rows of `feats`, those of active cubes.
         feats: [N, C].
-        strides: of the box.
         bias: to subtract from the sdf.
         width: leading attributes that are wanted: 1, 4 or 10.
 
     Returns:
         [P, width] float32.
     """
-    size = len(rank) if vertices is None else len(vertices)
-    out = feats.new_empty(size, width)
-    columns = triton.next_power_of_2(width)
-    listed, block = vertices is not None, TILE // columns
+    out = feats.new_empty(len(places), width)
+    if len(places):
+        _means(out, places, rank, feats, bias, width)
+    return out
+
+
+def _means(out: Tensor, places: Tensor | None, rank: Ranks, feats: Tensor, bias: float, width: int) -> None:
+    """Means at some places, or whether that of the sdf is negative at every place of a table."""
+    blocks, columns = rank.blocks, triton.next_power_of_2(width)
+    listed, block = places is not None, TILE // columns
+    size = len(places) if listed else blocks.count - CELLS
+    tensors = (out, places if listed else blocks.corners, blocks.corners, rank.rows, feats, blocks.number)
     _launch_mean(
-        (-(-size // block),),
-        (out, vertices if listed else rank, rank, feats, size, len(rank), feats.stride(0), *strides[:2], bias),
+        (-(-len(out) // block),),
+        (*tensors, size, feats.stride(0), *sizes(blocks.grid), bias),
         {"LISTED": listed, "WIDTH": width, "COLUMNS": columns, "BLOCK": block},
         **EXACT,
     )
-    return out
+
+
+def surface_cases(
+    surface: Tensor, case: Tensor, rank: Ranks, table: dict[str, Tensor], twin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cases of surface cubes, and the ends of crossing edges; flexicubes.py says both in plain torch.
+
+    Args:
+        surface: [S] int64 keys of the cubes.
+        case: [count] uint8 of all cells.
+        rank: of a list in the same blocks.
+        table: case tables.
+        twin: [256] int64 steps to the neighbour that an ambiguous case depends on.
+
+    Returns:
+        [S] int64 cases, [S] int64 those that are used, [count] bool lattice vertices at the ends of crossing edges.
+    """
+    own, used, blocks = torch.empty_like(surface), torch.empty_like(surface), rank.blocks
+    ends = torch.zeros(blocks.count, dtype=torch.bool, device=case.device)
+    tables = (twin, table["flagged"].view(torch.uint8), table["ends"])
+    tensors = (own, used, ends.view(torch.uint8), surface, case, *tables, blocks.number)
+    arguments = (*tensors, len(surface), *sizes(blocks.grid))
+    _launch_surface((-(-len(surface) // QUADS),), arguments, {"BLOCK": QUADS}, **EXACT)
+    return own, used, ends
 
 
 def dual_vertices(
@@ -192,24 +270,22 @@ def dual_vertices(
     base: Tensor,
     surface: Tensor,
     used: Tensor,
-    rank: Tensor,
+    rank: Ranks,
     value: Tensor,
     weights: Tensor,
     table: dict[str, Tensor],
-    strides: list[int],
 ) -> Tensor:
     """See `dual.dual_vertices`; one lane per vertex in place of one entry per crossing.
 
     Args:
         owner: [V] int64 row of the surface cube that has the vertex.
         base: [S] int64 number of a cube's first vertex.
-        surface: [S] int64 flat indices of the cubes.
+        surface: [S] int64 keys of the cubes.
         used: [S] int64 their cases.
-        rank: [count] int32 row of a lattice vertex.
+        rank: rows of lattice vertices.
         value: [P, 1 + A] float32 sdf and attributes of lattice vertices.
         weights: [S, 20] float32 beta 12 and alpha 8.
         table: case tables.
-        strides: of the box.
 
     Returns:
         [V, A] float32.
@@ -220,7 +296,8 @@ def dual_vertices(
     tables = (table["patch_edges"], table["edges"])
     _launch_dual(
         (-(-len(owner) // (TILE // columns)),),
-        (out, owner, base, surface, used, rank, value, weights, *tables, len(owner), *strides[:2]),
+        (out, owner, base, surface, used, rank.rows, value, weights, *tables, rank.blocks.number, len(owner),
+         *sizes(rank.blocks.grid)),
         {"WIDTH": width, "COLUMNS": columns, "BLOCK": TILE // columns},
         **EXACT,
     )
@@ -231,7 +308,7 @@ def faces(
     row: Tensor,
     code: Tensor,
     surface: Tensor,
-    rank: Tensor,
+    rank: Ranks,
     used: Tensor,
     base: Tensor,
     gamma: Tensor,
@@ -243,13 +320,13 @@ def faces(
     Args:
         row: [Q] int64 row of the surface cube where the crossing edge starts.
         code: [Q] int64 axis and turn of the edge.
-        surface: [S] int64 flat indices of surface cubes.
-        rank: [count] int32 their rows.
+        surface: [S] int64 keys of surface cubes.
+        rank: their rows.
         used: [S] int64 their cases.
         base: [S] int64 number of a cube's first vertex.
         gamma: [S] float32.
         table: case tables.
-        ring: [6, 4] int64 flat steps to the cubes around an edge.
+        ring: [6, 4] int64 steps to the cubes around an edge.
 
     Returns:
         [2 Q, 3] int64.
@@ -257,6 +334,7 @@ def faces(
     out = torch.empty(2 * len(row), 3, dtype=torch.int64, device=row.device)
     if len(row):
         tables = (ring, table["ring_edges"], table["edge_patch"])
-        arguments = (out, row, code, surface, rank, used, base, gamma, *tables, len(row))
+        tensors = (out, row, code, surface, rank.rows, used, base, gamma, *tables, rank.blocks.number)
+        arguments = (*tensors, len(row), *sizes(rank.blocks.grid))
         _launch_faces((-(-len(row) // QUADS),), arguments, {"BLOCK": QUADS}, **EXACT)
     return out

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from gap3d_app.geometry import lattice
+from gap3d_app.geometry import blocks, lattice
 from gap3d_app.geometry.flexicubes import MeshResult, average_corners, extract
 from gap3d_app.kernels import kernel_module
 from tests.geometry.random_cubes import random_cubes
@@ -47,13 +47,13 @@ def assert_close(there: MeshResult, here: MeshResult) -> None:
 @needs_cuda
 @pytest.mark.parametrize("channels", [53, 101])
 @pytest.mark.parametrize("solid", [False, True])
-@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("without", [(), (lattice,), (lattice, blocks)])
 @torch.no_grad()
-def test_extraction_on_cuda(channels: int, solid: bool, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extraction_on_cuda(channels: int, solid: bool, without: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the kernels and without, the device gives the processor's surface."""
-    if not kernels:
-        monkeypatch.setattr(lattice, "kernel_module", lambda name: None)
-    elif kernel_module("gap3d_app.geometry.triton_cubes") is None:
+    for module in without:
+        monkeypatch.setattr(module, "kernel_module", lambda name: None)
+    if len(without) < 2 and kernel_module("gap3d_app.geometry.triton_cubes") is None:
         pytest.skip("triton does not run here")
     coords, feats = noisy_sphere(channels)
     here = extract(coords, feats, 48, solid=solid)
@@ -70,7 +70,8 @@ def test_means_on_cuda_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> No
     """Bit for bit, and so is which vertices are inside."""
     coords, feats = (t.cuda() for t in random_cubes(32, 0.4, 101))
     by_kernel = average_corners(coords, feats, 32)[1], lattice.ActiveCubes(coords, feats, 32).inside()
-    monkeypatch.setattr(lattice, "kernel_module", lambda name: None)
+    for module in (lattice, blocks):
+        monkeypatch.setattr(module, "kernel_module", lambda name: None)
     by_torch = average_corners(coords, feats, 32)[1], lattice.ActiveCubes(coords, feats, 32).inside()
     assert torch.equal(by_kernel[0], by_torch[0]) and torch.equal(by_kernel[1], by_torch[1])
 
