@@ -6,7 +6,7 @@ torch's own choice follows a fixed order; on one H200 that is not the fastest fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gap3d_app.kernels import gluon_fits, triton_fits
+from gap3d_app.nn.device_clock import milliseconds
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -95,19 +96,14 @@ def kernel_times(
         return {}
     shapes = [(size.batch, length, size.heads, size.channels) for length in (size.queries, size.keys, size.keys)]
     q, k, v = (torch.randn(shape, dtype=size.dtype, device=device).transpose(1, 2) for shape in shapes)
-    times = {}
-    for name in among:
-        if not _fits(name, size):
-            continue
-        kernel = KERNELS[name]
-        if compiled and name == "tiles":
-            kernel = torch.compile(kernel, fullgraph=True, dynamic=False)
-        try:
-            with torch.no_grad():
-                times[name] = _milliseconds(lambda run=kernel: run(q, k, v))
-        except Exception:  # noqa: BLE001  not built for this chip, or not for these sizes: no candidate
-            continue
-    return times
+    names = [name for name in among if _fits(name, size)]
+    kernels = [KERNELS[name] for name in names]
+    if compiled and "tiles" in names:
+        tiles = names.index("tiles")
+        kernels[tiles] = torch.compile(kernels[tiles], fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        times = milliseconds([partial(kernel, q, k, v) for kernel in kernels])
+    return {name: time for name, time in zip(names, times, strict=True) if time < float("inf")}
 
 
 def _fits(name: str, size: AttentionSize) -> bool:
@@ -117,18 +113,3 @@ def _fits(name: str, size: AttentionSize) -> bool:
     if name == "gluon":
         return gluon_fits()
     return name != "tiles" or triton_fits()
-
-
-def _milliseconds(run: Callable[[], Tensor], runs: int = 10) -> float:
-    """Least time of a few runs, by the device's clock, while launches run ahead as they do within a network."""
-    best = float("inf")
-    for attempt in range(runs):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(1 << 20)  # cycles, about half a millisecond
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        if attempt:  # the first one builds plans and loads code
-            best = min(best, start.elapsed_time(end))
-    return best

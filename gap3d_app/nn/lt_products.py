@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
 from ctypes import byref, c_float, c_int, c_int64, c_size_t, c_uint64, c_void_p
 from functools import cache, partial
 from threading import Lock
@@ -18,6 +17,8 @@ from weakref import finalize
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gap3d_app.nn.device_clock import milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -321,38 +322,9 @@ def _settle(product: _Product, key: tuple, x: Tensor, weight: Tensor, bias: Tens
     if torch.cuda.is_current_stream_capturing():
         product.way = ways[0]  # nothing can be measured inside a graph
         return
-    number = fastest(_milliseconds([partial(product.run, x, weight, bias, out, way) for way in ways]))
+    number = fastest(milliseconds([partial(product.run, x, weight, bias, out, way) for way in ways]))
     _chosen[kind] = ways[number].algorithm if number else None
     product.way, product.settled = ways[number], True
-
-
-def _milliseconds(runs: list[Callable[[], None]], rounds: int = 2, repeats: int = 4) -> list[float]:
-    """Least time of each, by the device's clock; infinite for what fails.
-
-    They take turns, for a chip that grows warm slows down. Only the current stream is waited for: while another
-    thread records, the whole device cannot be.
-    """
-    best, running = [float("inf")] * len(runs), []
-    for index, run in enumerate(runs):
-        try:
-            run()  # loads code
-            running.append(index)
-        except RuntimeError:
-            continue
-    for _ in range(rounds):
-        torch.cuda._sleep(1 << 21)  # cycles, about a millisecond, in which launches run ahead as within a network
-        marks = []
-        for index in running:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            for _ in range(repeats):
-                runs[index]()
-            end.record()
-            marks.append((index, start, end))
-        for index, start, end in marks:
-            end.synchronize()
-            best[index] = min(best[index], start.elapsed_time(end) / repeats)
-    return best
 
 
 def _stream(x: Tensor) -> int:

@@ -160,7 +160,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
 
     lt_products._handle.cache_clear()
     for name, value in {
-        "_library": lambda: functions, "_stream": lambda x: 77, "_milliseconds": timed, "ALIGNMENT": 1,
+        "_library": lambda: functions, "_stream": lambda x: 77, "milliseconds": timed, "ALIGNMENT": 1,
         "_chosen": {}, "_prepared": {},
     }.items():  # fmt: skip
         monkeypatch.setattr(lt_products, name, value)
@@ -289,8 +289,8 @@ HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9,
 def fresh(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Nothing is known at first, and nothing may fail; counts what is measured."""
     torch.manual_seed(0)
-    measure, measured = lt_products._milliseconds, []
-    monkeypatch.setattr(lt_products, "_milliseconds", lambda runs: measured.append(len(runs)) or measure(runs))
+    measure, measured = lt_products.milliseconds, []
+    monkeypatch.setattr(lt_products, "milliseconds", lambda runs: measured.append(len(runs)) or measure(runs))
     monkeypatch.setattr(lt_products, "_chosen", {})
     monkeypatch.setattr(lt_products, "_prepared", {})
     yield measured
