@@ -1,8 +1,8 @@
-"""Triton kernels of surface extraction: corner means, dual vertices and faces, each in one launch; inference only.
+"""Triton kernels of surface extraction: corner means, cases, dual vertices, faces, each in one launch; inference only.
 
-Every one has a twin in plain torch that it must equal bit for bit: `Blocks.places` in blocks.py, `ActiveCubes.mean` in
-lattice.py, and functions in dual.py. Hence sums run in the twin's order, quotients are rounded to nearest, and products
-are not contracted with the sums that follow them.
+Every one has a twin in plain torch that it must equal bit for bit: in lattice.py, flexicubes.py and dual.py. Hence
+sums run in the twin's order, quotients are rounded to nearest, and products are not contracted with the sums that
+follow them.
 
 Keys of cells and lattice vertices, and their places in tables (blocks.py), are numbers of 32 bits here. Arguments are
 contiguous, but for the rows of features.
