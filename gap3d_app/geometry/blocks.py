@@ -20,6 +20,8 @@ BLOCK_BITS = 2
 BLOCK = 1 << BLOCK_BITS
 """Cells along a block's side: as many as the published decoder makes of a voxel."""
 CELLS = BLOCK**3
+ALL_OF_EIGHT = 0x0101010101010101
+"""Eight bools, all True."""
 
 Bounds = tuple[list[int], list[int]]
 
@@ -99,8 +101,8 @@ class BlockGrid:
         """Blocks [X, Y, Z] bool of which some cell of a volume [X, Y, Z] is True, and those of which not all are."""
         if self.kernels:
             return self.kernels.some_and_open(volume, self)
-        blocks = self.in_blocks(volume)
-        return blocks.any(-1), ~blocks.all(-1)
+        words = self.in_blocks(volume).view(torch.int64)  # of eight cells
+        return (words != 0).any(-1), (words != ALL_OF_EIGHT).any(-1)
 
     def in_blocks(self, volume: Tensor) -> Tensor:
         """A volume [X, Y, Z] as cells of blocks [X, Y, Z, CELLS], zero where there is none of it."""
@@ -156,11 +158,11 @@ class Blocks:
         """[...] int64 places of cells in a table."""
         if self.grid.kernels:
             return self.grid.kernels.places(keys, self)
-        x, y, z = self.grid.split(keys)
-        block = ((x >> BLOCK_BITS) * self.grid.shape[1] + (y >> BLOCK_BITS)) * self.grid.shape[2] + (z >> BLOCK_BITS)
-        inner = BLOCK - 1
-        place = ((x & inner) << BLOCK_BITS | y & inner) << BLOCK_BITS | z & inner
-        return self.number[block].long() * CELLS + place
+        keys = keys.int() if self.grid.limit < 1 << 31 else keys  # half the bytes to go over
+        (x, y, z), shape, inner = self.grid.split(keys), self.grid.shape, BLOCK - 1
+        block = ((x >> BLOCK_BITS).mul_(shape[1]).add_(y >> BLOCK_BITS)).mul_(shape[2]).add_(z >> BLOCK_BITS)
+        place = ((x & inner) << BLOCK_BITS).add_(y & inner).mul_(BLOCK).add_(z & inner)
+        return self.number[block.long()].mul_(CELLS).add_(place).long()
 
     def keys(self, places: Tensor) -> Tensor:
         """[N] of places [N] in stored blocks."""

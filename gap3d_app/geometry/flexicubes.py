@@ -139,7 +139,7 @@ class _Extraction:
             return self._with_training_terms(empty, attributes, None) if self.training else empty
         surface, order = cubes.blocks.keys(places).sort()
         places = places[order]
-        own, used, crossing = self._surface_cases(surface, places, case)
+        own, used, crossing = self._surface_cases(surface, places, case, inside)
 
         # dual vertices: those of cubes with one come first, then of cubes with two, and so on
         patches, order = table["patch_count"][used].sort(stable=True)
@@ -207,13 +207,16 @@ class _Extraction:
             bits.view(-1, CELLS)[:-1] *= mixed.reshape(-1)[blocks.stored, None]
         return bits
 
-    def _surface_cases(self, surface: Tensor, places: Tensor, case: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cases of surface cubes, and the ends of their crossing edges.
+    def _surface_cases(
+        self, surface: Tensor, places: Tensor, case: Tensor, inside: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cases of surface cubes, and the ends of their crossing edges (some of other edges, too).
 
         Args:
             surface: [S] keys of the cubes.
             places: [S] of them in tables.
             case: [count] of all cells.
+            inside: [count] of all lattice vertices.
 
         Returns:
             [S] int64 cases, [S] int64 the same with the complement taken where two flagged cubes share an ambiguous
@@ -226,8 +229,11 @@ class _Extraction:
         # A neighbour outside the grid has the case 0.
         neighbour = case[blocks.places(surface + twin[own])].long()
         used = torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
-        crossing = torch.zeros(blocks.count, dtype=torch.bool, device=case.device)
-        crossing[blocks.places(surface[:, None] + self.cubes.offsets[table["ends"]][own])] = True
+        crossing = torch.zeros_like(inside)
+        for axis in range(3):
+            crossed = inside ^ blocks.shifted(inside, axis, 1)
+            crossing |= crossed | blocks.shifted(crossed, axis, -1)
+        crossing[-CELLS:] = False
         return own, used, crossing
 
     def _lattice_values(self, places: Tensor, attributes: Tensor | None, inside: Tensor) -> Tensor:

@@ -119,19 +119,25 @@ class ActiveCubes:
         if self.kernels:
             width = 1 if sdf_only else 10 if self.feats.shape[1] == COLOR.stop else 4
             return self.kernels.mean(places, self.rank, self.feats, 1.0 / self.resolution, width)
-        total, count = 0.0, 0.0
+        columns = [self.columns(j)[:1] if sdf_only else self.columns(j) for j in range(8)]
+        total, count = [0.0] * len(columns[0]), 0.0
         # One cube direction after the other: every vertex adds its cubes in the same order on every run. Absent
         # cubes add zero: to list the present ones would make the host wait for the device eight times.
         for j, rows in enumerate(self._rows_before()):
             row = rows[places]
             there, row = (row >= 0)[:, None], row.clamp(min=0)
-            parts = self.columns(j)[:1] if sdf_only else self.columns(j)
-            values = torch.cat([self.feats[:, part].index_select(0, row) for part in parts], dim=1)
-            total = total + torch.where(there, values, 0.0)
-            count = count + there.to(values.dtype)
-        mean = total / count.clamp(min=1)
-        sdf = torch.where(count > 0, mean[:, :1] - 1.0 / self.resolution, 1.0)
-        return torch.cat([sdf, mean[:, 1:]], dim=1)
+            values = [self._sdf[j].index_select(0, row)[:, None]]
+            values += [self.feats[:, part].index_select(0, row) for part in columns[j][1:]]
+            total = [so_far + torch.where(there, some, 0.0) for so_far, some in zip(total, values, strict=True)]
+            count = count + there.to(self.feats.dtype)
+        mean = [some / count.clamp(min=1) for some in total]
+        mean[0] = torch.where(count > 0, mean[0] - 1.0 / self.resolution, 1.0)
+        return torch.cat(mean, dim=1)
+
+    @cached_property
+    def _sdf(self) -> Tensor:
+        """[8, N] of the cubes' corners, one corner's in a row: a processor reads them several times faster so."""
+        return self.feats[:, SDF].t().contiguous()
 
     def _rows_before(self) -> list[Tensor]:
         """Eight times [count], rows of the cubes that have a cell's first lattice vertex for their corner 0, 1 .. 7."""
