@@ -139,7 +139,7 @@ class _Extraction:
             return self._with_training_terms(empty, attributes, None) if self.training else empty
         surface, order = cubes.blocks.keys(places).sort()
         places = places[order]
-        own, used, crossing = self._surface_cases(surface, places, case, inside)
+        own, used, crossing = self._surface_cases(surface, places, case)
 
         # dual vertices: those of cubes with one come first, then of cubes with two, and so on
         patches, order = table["patch_count"][used].sort(stable=True)
@@ -207,16 +207,13 @@ class _Extraction:
             bits.view(-1, CELLS)[:-1] *= mixed.reshape(-1)[blocks.stored, None]
         return bits
 
-    def _surface_cases(
-        self, surface: Tensor, places: Tensor, case: Tensor, inside: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Cases of surface cubes, and the ends of their crossing edges (some of other edges, too).
+    def _surface_cases(self, surface: Tensor, places: Tensor, case: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cases of surface cubes, and the ends of their crossing edges.
 
         Args:
             surface: [S] keys of the cubes.
             places: [S] of them in tables.
             case: [count] of all cells.
-            inside: [count] of all lattice vertices.
 
         Returns:
             [S] int64 cases, [S] int64 the same with the complement taken where two flagged cubes share an ambiguous
@@ -229,12 +226,12 @@ class _Extraction:
         # A neighbour outside the grid has the case 0.
         neighbour = case[blocks.places(surface + twin[own])].long()
         used = torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
-        crossing = torch.zeros_like(inside)
-        for axis in range(3):
-            crossed = inside ^ blocks.shifted(inside, axis, 1)
-            crossing |= crossed | blocks.shifted(crossed, axis, -1)
-        crossing[-CELLS:] = False
-        return own, used, crossing
+        corners = torch.zeros_like(case)
+        corners[places] = table["end_bits"][own]
+        for axis in (2, 1, 0):  # a bit for each corner of a cube is brought to the lattice vertex, one axis at a time
+            half = 1 << axis
+            corners = corners & (1 << half) - 1 | blocks.shifted(corners, axis, -1) >> half
+        return own, used, corners > 0
 
     def _lattice_values(self, places: Tensor, attributes: Tensor | None, inside: Tensor) -> Tensor:
         """[P, 4 or 10] sdf, object-space position and colour of lattice vertices; what was filled has sdf below 0."""
