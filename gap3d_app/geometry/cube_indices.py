@@ -26,8 +26,7 @@ def tables_on(device: torch.device) -> dict[str, Tensor]:
     Beside the arrays of `CaseTables`:
         flagged: [256] bool cases with a twin.
         pairs: [256, 12, 2] int8 (patch, edge) of a case's crossing edges, patch by patch; -1 in the padding.
-        ends: [256, 8] int64 every corner at the end of a crossing edge; such a one again in place of the others.
-        end_bits: [256] uint8 the same, a bit for each.
+        ends: [256] uint8 a bit for every corner at the end of a crossing edge.
 
     What depends on a quad has a row per code, axis + 3 * turn:
         code: [256, 3] int8 code of the edge that leaves the first corner of a cell along an axis, -1 if its ends are
@@ -41,14 +40,11 @@ def tables_on(device: torch.device) -> dict[str, Tensor]:
     tables = case_tables()
     pairs = torch.full((256, 12, 2), -1, dtype=torch.int8)
     code = torch.full((256, 3), -1, dtype=torch.int8)
-    ends = torch.zeros(256, 8, dtype=torch.int64)
-    end_bits = torch.zeros(256, dtype=torch.uint8)
+    ends = torch.zeros(256, dtype=torch.uint8)
     for case in range(1, 255):
         rows = [(k, e) for k in range(4) for e in tables.patch_edges[case, k].tolist() if e >= 0]
         pairs[case, : len(rows)] = torch.tensor(rows, dtype=torch.int8)
-        crossed = sorted({int(j) for _, e in rows for j in EDGES[e]})
-        ends[case] = torch.tensor([j if j in crossed else crossed[0] for j in range(8)])
-        end_bits[case] = sum(1 << j for j in crossed)
+        ends[case] = sum(1 << j for j in {int(j) for _, e in rows for j in EDGES[e]})
         for axis in range(3):
             start, end = case & 1, case >> (1 << axis) & 1
             if start != end:
@@ -70,7 +66,6 @@ def tables_on(device: torch.device) -> dict[str, Tensor]:
         "flagged": torch.from_numpy(tables.twin != 0).any(1),
         "pairs": pairs,
         "ends": ends,
-        "end_bits": end_bits,
         "code": code,
         "ring": torch.stack(ring),
         "ring_edges": torch.tensor(ring_edges),

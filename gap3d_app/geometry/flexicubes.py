@@ -227,7 +227,7 @@ class _Extraction:
         neighbour = case[blocks.places(surface + twin[own])].long()
         used = torch.where(flagged[own] & flagged[neighbour], 255 - own, own)
         corners = torch.zeros_like(case)
-        corners[places] = table["end_bits"][own]
+        corners[places] = table["ends"][own]
         for axis in (2, 1, 0):  # a bit for each corner of a cube is brought to the lattice vertex, one axis at a time
             half = 1 << axis
             corners = corners & (1 << half) - 1 | blocks.shifted(corners, axis, -1) >> half

@@ -32,10 +32,22 @@ def key_parts(key, shift_x, shift_y):
 
 
 @triton.jit
+def corner_step(corner, shift_x, shift_y):
+    """Step from a cell to its corner."""
+    return ((corner & 1) << shift_x) + ((corner >> 1 & 1) << shift_y) + (corner >> 2 & 1)
+
+
+@triton.jit
+def _block_of(x, y, z, blocks_y, blocks_z):
+    """Number of a cell's block in the grid."""
+    return ((x >> _BITS) * blocks_y + (y >> _BITS)) * blocks_z + (z >> _BITS)
+
+
+@triton.jit
 def place_of(key, number_ptr, shift_x, shift_y, blocks_y, blocks_z):
     """Place of a cell in a table."""
     x, y, z = key_parts(key, shift_x, shift_y)
-    block = tl.load(number_ptr + ((x >> _BITS) * blocks_y + (y >> _BITS)) * blocks_z + (z >> _BITS))
+    block = tl.load(number_ptr + _block_of(x, y, z, blocks_y, blocks_z))
     return ((block << _BITS | x & _INNER) << _BITS | y & _INNER) << _BITS | z & _INNER
 
 
@@ -58,7 +70,7 @@ def _mark_kernel(
     y = tl.load(coord + axis_stride, mask=known, other=0).to(tl.int32) - low_y
     z = tl.load(coord + 2 * axis_stride, mask=known, other=0).to(tl.int32) - low_z
     tl.store(key_ptr + row, ((x << shift_x) + (y << shift_y) + z).to(tl.int64), mask=known)
-    block = ((x >> _BITS) * blocks_y + (y >> _BITS)) * blocks_z + (z >> _BITS)
+    block = _block_of(x, y, z, blocks_y, blocks_z)
     for around in tl.static_range(27):
         step = ((around // 9 - 1) * blocks_y + around // 3 % 3 - 1) * blocks_z + around % 3 - 1
         tl.store(mark_ptr + block + step, 1, mask=known)
@@ -160,12 +172,11 @@ def _cases_kernel(
     x, y, z = key_parts(key, shift_x, shift_y)
     wanted = known & (x >= low_x) & (x <= high_x) & (y >= low_y) & (y <= high_y) & (z >= low_z) & (z <= high_z)
     if MIXED:
-        block = ((x >> _BITS) * blocks_y + (y >> _BITS)) * blocks_z + (z >> _BITS)
-        wanted = wanted & (tl.load(mixed_ptr + block, mask=known, other=0) > 0)
+        wanted = wanted & (tl.load(mixed_ptr + _block_of(x, y, z, blocks_y, blocks_z), mask=known, other=0) > 0)
     case = tl.zeros((ROWS,), dtype=tl.int32)
     for corner in tl.static_range(8):
-        step = ((corner & 1) << shift_x) + ((corner >> 1 & 1) << shift_y) + (corner >> 2)
-        there = place_of(tl.where(wanted, key + step, 0), number_ptr, shift_x, shift_y, blocks_y, blocks_z)
+        end = tl.where(wanted, key + corner_step(corner, shift_x, shift_y), 0)
+        there = place_of(end, number_ptr, shift_x, shift_y, blocks_y, blocks_z)
         case += tl.load(bit_ptr + there, mask=wanted, other=0).to(tl.int32) << corner
     tl.store(out_ptr + place, case.to(tl.uint8), mask=place < size + _CELLS)
 

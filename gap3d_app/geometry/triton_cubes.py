@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gap3d_app.geometry.blocks import CELLS, BlockGrid, Ranks
-from gap3d_app.geometry.triton_blocks import GRID_SIZES, key_of, place_of, sizes
+from gap3d_app.geometry.triton_blocks import GRID_SIZES, corner_step, key_of, place_of, sizes
 from gap3d_app.kernels import INDEX_LIMIT, Launcher
 
 TILE = 1024
@@ -27,12 +27,6 @@ EXACT = {"num_warps": 4, "enable_fp_fusion": False}
 
 _PATCH_EDGES = tl.constexpr(7)
 _CELLS = tl.constexpr(CELLS)
-
-
-@triton.jit
-def _step(corner, shift_x, shift_y):
-    """Step from a cell to its corner."""
-    return ((corner & 1) << shift_x) + ((corner >> 1 & 1) << shift_y) + (corner >> 2 & 1)
 
 
 @triton.jit(do_not_specialize=["vertices", "row_stride", *GRID_SIZES])
@@ -50,7 +44,7 @@ def _mean_kernel(
     total = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
     count = tl.zeros((BLOCK,), dtype=tl.float32)
     for corner in tl.static_range(8):
-        cell = vertex - _step(corner, shift_x, shift_y)
+        cell = vertex - corner_step(corner, shift_x, shift_y)
         row = tl.load(rank_ptr + place_of(cell, number_ptr, shift_x, shift_y, blocks_y, blocks_z))
         # the channels of sdf, deform 3 and colour 6 of this corner
         channel = tl.where(column == 0, corner, tl.where(column < 4, 7 + 3 * corner, 49 + 6 * corner) + column)
@@ -70,7 +64,7 @@ def _mean_kernel(
 
 @triton.jit(do_not_specialize=["size", *GRID_SIZES])
 def _surface_kernel(
-    own_ptr, used_ptr, mark_ptr, key_ptr, case_ptr, twin_ptr, flagged_ptr, ends_ptr, number_ptr, size, shift_x, shift_y,
+    own_ptr, used_ptr, mark_ptr, key_ptr, case_ptr, twin_ptr, flagged_ptr, end_ptr, number_ptr, size, shift_x, shift_y,
     blocks_y, blocks_z, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -82,10 +76,11 @@ def _surface_kernel(
     turned = (tl.load(flagged_ptr + own) > 0) & (tl.load(flagged_ptr + neighbour) > 0)
     tl.store(own_ptr + row, own.to(tl.int64), mask=known)
     tl.store(used_ptr + row, tl.where(turned, 255 - own, own).to(tl.int64), mask=known)
-    for number in tl.static_range(8):
-        corner = tl.load(ends_ptr + own * 8 + number).to(tl.int32)
-        end = tl.where(known, key + _step(corner, shift_x, shift_y), 0)
-        tl.store(mark_ptr + place_of(end, number_ptr, shift_x, shift_y, blocks_y, blocks_z), 1, mask=known)
+    ends = tl.load(end_ptr + own).to(tl.int32)
+    for corner in tl.static_range(8):
+        crossed = known & (ends >> corner & 1 > 0)
+        end = tl.where(crossed, key + corner_step(corner, shift_x, shift_y), 0)
+        tl.store(mark_ptr + place_of(end, number_ptr, shift_x, shift_y, blocks_y, blocks_z), 1, mask=crossed)
 
 
 @triton.jit(do_not_specialize=["vertices", *GRID_SIZES])
@@ -109,10 +104,10 @@ def _dual_kernel(
         there = edge >= 0
         corner_a = tl.load(edges_ptr + 2 * edge, mask=there, other=0).to(tl.int32)
         corner_b = tl.load(edges_ptr + 2 * edge + 1, mask=there, other=0).to(tl.int32)
-        key_a = tl.where(there, cell + _step(corner_a, shift_x, shift_y), 0)
+        key_a = tl.where(there, cell + corner_step(corner_a, shift_x, shift_y), 0)
         place_a = place_of(key_a, number_ptr, shift_x, shift_y, blocks_y, blocks_z)
         end_a = tl.load(rank_ptr + place_a, mask=there, other=0)
-        key_b = tl.where(there, cell + _step(corner_b, shift_x, shift_y), 0)
+        key_b = tl.where(there, cell + corner_step(corner_b, shift_x, shift_y), 0)
         place_b = place_of(key_b, number_ptr, shift_x, shift_y, blocks_y, blocks_z)
         end_b = tl.load(rank_ptr + place_b, mask=there, other=0)
         first, second = value_ptr + end_a * (WIDTH + 1), value_ptr + end_b * (WIDTH + 1)
