@@ -67,12 +67,17 @@ class BlockGrid:
         return z.add(y, alpha=1 << self.shifts[1]).add(x, alpha=1 << self.shifts[0])
 
     def table_steps(self, device: torch.device) -> dict[str, Tensor]:
-        """Steps of the case tables' `OFFSETS`, made on the host: to send them takes one launch, not twelve."""
+        """Steps of the case tables' `OFFSETS`, made on the host: to send them takes one launch, not twelve.
+
+        In place of "first" there is "order" [6]: where the quad of an edge's code comes among all, less three times the
+        key of the cube where the edge starts.
+        """
         tables = tables_on(torch.device("cpu"))
-        steps = [self.steps(tables[name]) for name in OFFSETS]
-        sent = torch.cat([step.flatten() for step in steps]).to(device)
-        parts = sent.split([step.numel() for step in steps])
-        return {name: part.view_as(step) for name, part, step in zip(OFFSETS, parts, steps, strict=True)}
+        steps = {name: self.steps(tables[name]) for name in OFFSETS}
+        steps["order"] = 3 * steps.pop("first") + tables["place"] + 3 * self.limit * tables["turn"]
+        sent = torch.cat([step.flatten() for step in steps.values()]).to(device)
+        parts = sent.split([step.numel() for step in steps.values()])
+        return {name: part.view_as(step) for (name, step), part in zip(steps.items(), parts, strict=True)}
 
     def keys(self, coords: Tensor) -> Tensor:
         """[N] of grid coordinates [N, 3]."""

@@ -15,6 +15,7 @@ from gap3d_app.geometry.cube_indices import tables_on
 from gap3d_app.geometry.dual import deviation, dual_vertices, find_crossings, find_loops, split, split_in_four
 from gap3d_app.geometry.lattice import WEIGHTS, ActiveCubes
 from gap3d_app.geometry.solid import fill_enclosed, sealed_off
+from gap3d_app.kernels import kernel_module
 from gap3d_app.values import Mesh
 
 
@@ -125,6 +126,7 @@ class _Extraction:
         self.feats, self.resolution, self.training, self.solid = feats, resolution, training, solid
         self.table = tables_on(feats.device)
         self.cubes = ActiveCubes(coords, feats, resolution, bounds)
+        self.kernels = kernel_module("gap3d_app.geometry.triton_cubes") if self.cubes.kernels else None
 
     def run(self) -> MeshResult:
         cubes, table = self.cubes, self.table
@@ -137,8 +139,9 @@ class _Extraction:
         if len(places) == 0:
             empty = _empty(self.feats, self.resolution, self.training)
             return self._with_training_terms(empty, attributes, None) if self.training else empty
-        surface, order = cubes.blocks.keys(places).sort()
-        places = places[order]
+        keys = cubes.blocks.keys(places)
+        surface, order = (keys.int() if cubes.grid.limit < 1 << 31 else keys).sort()  # in half the passes
+        surface, places = surface.long(), places[order]
         own, used, crossing = self._surface_cases(surface, places, case)
 
         # dual vertices: those of cubes with one come first, then of cubes with two, and so on
@@ -157,10 +160,10 @@ class _Extraction:
         lattice_rank = cubes.blocks.ranks(corners)
         value = self._lattice_values(corners, attributes, inside)
         weights, gamma = cubes.weights(surface)
-        if cubes.kernels and not self.training:
+        if self.kernels and not self.training:
             owner = order.repeat_interleave(patches.long(), output_size=vertex_count)
-            dual = cubes.kernels.dual_vertices(owner, base, surface, used, lattice_rank, value, weights, table)
-            faces = cubes.kernels.faces(row, code, surface, surface_rank, used, base, gamma, table, ring)
+            dual = self.kernels.dual_vertices(owner, base, surface, used, lattice_rank, value, weights, table)
+            faces = self.kernels.faces(row, code, surface, surface_rank, used, base, gamma, table, ring)
             return self._result(dual, faces)
         crossings = find_crossings(table, used, base, surface, cubes.offsets, lattice_rank)
         dual = dual_vertices(crossings, vertex_count, value, weights)
@@ -220,8 +223,8 @@ class _Extraction:
             face, [count] bool lattice vertices at the ends of crossing edges.
         """
         blocks, table, twin = self.cubes.blocks, self.table, self.cubes.steps["twin"]
-        if self.cubes.kernels:
-            return self.cubes.kernels.surface_cases(surface, case, self.cubes.rank, table, twin)
+        if self.kernels:
+            return self.kernels.surface_cases(surface, case, self.cubes.rank, table, twin)
         own, flagged = case[places].long(), table["flagged"]
         # A neighbour outside the grid has the case 0.
         neighbour = case[blocks.places(surface + twin[own])].long()
@@ -242,14 +245,10 @@ class _Extraction:
             untouched = torch.zeros_like(attributes[0])
             untouched[0] = 1
             mean = torch.where((rank >= 0)[:, None], attributes[rank.clamp(min=0).long()], untouched)
-        sdf = mean[:, :1]
         if self.solid:
-            sdf = torch.where(inside[places, None], -sdf.abs(), sdf)
-        parts = [sdf, self.cubes.positions(self.cubes.blocks.keys(places), mean[:, 1:4])]
-        if mean.shape[1] > 4:
-            # contiguous, because a processor rounds the exponential of strided numbers otherwise
-            parts.append(torch.sigmoid(mean[:, 4:].contiguous()))
-        return torch.cat(parts, dim=1)
+            sdf = mean[:, :1]
+            mean = torch.cat([torch.where(inside[places, None], -sdf.abs(), sdf), mean[:, 1:]], dim=1)
+        return self.cubes.values(places, mean)
 
     def _touched_rank(self) -> Ranks:
         """Rows of the touched lattice vertices."""
@@ -272,10 +271,8 @@ class _Extraction:
         interior = rank[surface[:, None] + ring[:3, 0]] >= 0
         row, axis = ((code >= 0) & interior).nonzero(as_tuple=True)
         code = code[row, axis].long()
-        first = 3 * self.cubes.steps["first"] + self.table["place"]
-        limit = self.cubes.grid.limit
-        key = 3 * surface[row] + first.add(self.table["turn"], alpha=3 * limit)[code]
-        if 6 * limit < 1 << 31:
+        key = 3 * surface[row] + self.cubes.steps["order"][code]
+        if 6 * self.cubes.grid.limit < 1 << 31:
             key = key.int()  # sorted in half the passes
         order = key.argsort()
         return row[order], code[order]

@@ -34,7 +34,7 @@ class ActiveCubes:
         around: [X, Y, Z] bool, the blocks of the cubes and those that touch them.
         blocks: places of cells in tables.
         rank: rows of the cubes.
-        kernels: `gap3d_app.geometry.triton_cubes` where it applies, else None.
+        kernels: `gap3d_app.geometry.triton_lattice` where it applies, else None.
 
     Raises:
         ValueError: cells outside the grid.
@@ -48,7 +48,7 @@ class ActiveCubes:
         self.grid = BlockGrid((low, high), coords.device)
         self.steps = self.grid.table_steps(coords.device)
         self.offsets = self.steps["corners"]
-        kernels = kernel_module("gap3d_app.geometry.triton_cubes")
+        kernels = kernel_module("gap3d_app.geometry.triton_lattice")
         self.kernels = kernels if kernels and kernels.applies(feats, self.grid) else None
         self.cells, self.around = self.grid.marked(coords)
         self.store(self.around)
@@ -148,12 +148,38 @@ class ActiveCubes:
 
     def positions(self, vertices: Tensor, deform: Tensor) -> Tensor:
         """[P, 3] object-space positions of lattice vertices moved by raw deform [P, 3]."""
-        half_cell = (1 - 1e-8) / (2 * self.resolution)
         rest = self.grid.coords(vertices).to(deform.dtype) / self.resolution - 0.5
-        return rest + half_cell * torch.tanh(deform)
+        return rest + half_cell(self.resolution) * torch.tanh(deform.contiguous())
+
+    def values(self, places: Tensor, mean: Tensor) -> Tensor:
+        """[P, 4 or 10] sdf, object-space position and colour of lattice vertices.
+
+        Args:
+            places: [P] of the vertices.
+            mean: [P, 4 or 10] raw (sdf with bias, deform, colour); may be overwritten.
+        """
+        # Contiguous parts, because a processor rounds the exponential of strided numbers otherwise.
+        color = torch.sigmoid(mean[:, 4:].contiguous()) if mean.shape[1] > 4 else None
+        if self.kernels:
+            moves = torch.tanh(mean[:, 1:4].contiguous())
+            return self.kernels.placed(mean, moves, color, places, self.blocks, self.resolution)
+        parts = [mean[:, :1], self.positions(self.blocks.keys(places), mean[:, 1:4])]
+        return torch.cat(parts if color is None else [*parts, color], dim=1)
 
     def weights(self, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Activated (beta 12, alpha 8) [S, 20] and gamma [S] of cells; inactive ones have those of a raw zero."""
+        sides, gamma = self.raw_weights(cells)
+        return 0.99 * torch.tanh(sides) + 1, 0.99 * torch.sigmoid(gamma) + 0.005
+
+    def raw_weights(self, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """The numbers that `weights` activates, contiguous each."""
+        if self.kernels:
+            return self.kernels.raw_weights(cells, self.rank, self.feats)
         row = self.rank[cells]
         raw = torch.where((row >= 0)[:, None], self.feats[:, WEIGHTS].index_select(0, row.clamp(min=0)), 0.0)
-        return 0.99 * torch.tanh(raw[:, :20]) + 1, 0.99 * torch.sigmoid(raw[:, 20]) + 0.005
+        return raw[:, :20].contiguous(), raw[:, 20].contiguous()
+
+
+def half_cell(resolution: int) -> float:
+    """How far a lattice vertex may be moved along an axis, as published: a hair less than half a cell."""
+    return (1 - 1e-8) / (2 * resolution)

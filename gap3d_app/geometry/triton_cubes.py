@@ -1,11 +1,11 @@
-"""Triton kernels of surface extraction: corner means, cases, dual vertices, faces, each in one launch; inference only.
+"""Triton kernels of surface extraction: cases, dual vertices and faces, each in one launch; inference only.
 
-Every one has a twin in plain torch that it must equal bit for bit: in lattice.py, flexicubes.py and dual.py. Hence
-sums run in the twin's order, quotients are rounded to nearest, and products are not contracted with the sums that
-follow them.
+Every one has a twin in plain torch that it must equal bit for bit: in flexicubes.py and dual.py. Hence sums run in the
+twin's order, quotients are rounded to nearest, and products are not contracted with the sums that follow them. They run
+where those of triton_lattice.py do.
 
 Keys of cells and lattice vertices, and their places in tables (blocks.py), are numbers of 32 bits here. Arguments are
-contiguous, but for the rows of features.
+contiguous.
 """
 
 from __future__ import annotations
@@ -15,51 +15,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gap3d_app.geometry.blocks import CELLS, BlockGrid, Ranks
-from gap3d_app.geometry.triton_blocks import GRID_SIZES, corner_step, key_of, place_of, sizes
-from gap3d_app.kernels import INDEX_LIMIT, Launcher
+from gap3d_app.geometry.blocks import Ranks
+from gap3d_app.geometry.triton_blocks import GRID_SIZES, corner_step, place_of, sizes
+from gap3d_app.kernels import Launcher
 
-TILE = 1024
-"""Numbers of one program's tile: vertices by attributes."""
+VERTICES = 32
+"""Of one program, a warp: with a lane for each vertex nothing that is known of it goes from warp to warp."""
 QUADS = 128
 """Quads of one program."""
-EXACT = {"num_warps": 4, "enable_fp_fusion": False}
+EXACT = {"enable_fp_fusion": False}
 
 _PATCH_EDGES = tl.constexpr(7)
-_CELLS = tl.constexpr(CELLS)
-
-
-@triton.jit(do_not_specialize=["vertices", "row_stride", *GRID_SIZES])
-def _mean_kernel(
-    out_ptr, place_ptr, corner_ptr, rank_ptr, feats_ptr, number_ptr, vertices, row_stride, shift_x, shift_y, blocks_y,
-    blocks_z, bias, LISTED: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    known = number < vertices
-    place = tl.load(place_ptr + number, mask=known, other=0).to(tl.int32) if LISTED else number
-    vertex = key_of(place, corner_ptr, known, shift_x, shift_y)
-    vertex = tl.where(known, vertex, (1 << shift_x) + (1 << shift_y) + 1)  # whose eight cells have keys
-    column = tl.arange(0, COLUMNS)
-    wanted = (column < WIDTH)[None, :]
-    total = tl.zeros((BLOCK, COLUMNS), dtype=tl.float32)
-    count = tl.zeros((BLOCK,), dtype=tl.float32)
-    for corner in tl.static_range(8):
-        cell = vertex - corner_step(corner, shift_x, shift_y)
-        row = tl.load(rank_ptr + place_of(cell, number_ptr, shift_x, shift_y, blocks_y, blocks_z))
-        # the channels of sdf, deform 3 and colour 6 of this corner
-        channel = tl.where(column == 0, corner, tl.where(column < 4, 7 + 3 * corner, 49 + 6 * corner) + column)
-        there = row >= 0
-        source = feats_ptr + row[:, None] * row_stride + channel[None, :]
-        total += tl.load(source, mask=there[:, None] & wanted, other=0.0)
-        count += there.to(tl.float32)
-    mean = tl.math.div_rn(total, tl.broadcast_to(tl.maximum(count, 1.0)[:, None], (BLOCK, COLUMNS)))
-    sdf = tl.where(count[:, None] > 0, mean - bias, 1.0)
-    if LISTED:
-        target = out_ptr + number[:, None] * WIDTH + column[None, :]
-        tl.store(target, tl.where(column[None, :] == 0, sdf, mean), mask=known[:, None] & wanted)
-    else:  # the table's last block, which is beyond `vertices`, has none
-        negative = ((sdf < 0) & known[:, None]).to(tl.uint8)
-        tl.store(out_ptr + number[:, None], negative, mask=(number < vertices + _CELLS)[:, None])
 
 
 @triton.jit(do_not_specialize=["size", *GRID_SIZES])
@@ -177,63 +143,7 @@ def _faces_kernel(
     tl.store(target + 5, tl.where(even, p3, p2), mask=known)
 
 
-_launch_mean, _launch_surface = Launcher(_mean_kernel), Launcher(_surface_kernel)
-_launch_dual, _launch_faces = Launcher(_dual_kernel), Launcher(_faces_kernel)
-
-
-def applies(feats: Tensor, grid: BlockGrid) -> bool:
-    """Whether the kernels can work on features [N, C] of cubes in such a grid.
-
-    They need float32, no gradient, a grid with kernels of its own and offsets that fit 32 bits: a lattice vertex has up
-    to 10 numbers.
-    """
-    return (
-        grid.kernels is not None
-        and feats.dtype == torch.float32
-        and feats.stride(1) == 1
-        and max(len(feats) * feats.stride(0), 10 * grid.cells) < INDEX_LIMIT
-        and not (torch.is_grad_enabled() and feats.requires_grad)
-    )
-
-
-def inside(rank: Ranks, feats: Tensor, bias: float) -> Tensor:
-    """See `ActiveCubes.inside`; arguments as of `mean`."""
-    out = torch.empty(rank.blocks.count, dtype=torch.bool, device=feats.device)
-    _means(out.view(torch.uint8), None, rank, feats, bias, 1)
-    return out
-
-
-def mean(places: Tensor, rank: Ranks, feats: Tensor, bias: float, width: int) -> Tensor:
-    """See `ActiveCubes.mean`.
-
-    Args:
-        places: [P] int64 of vertices.
-        rank: rows of `feats`, those of active cubes.
-        feats: [N, C].
-        bias: to subtract from the sdf.
-        width: leading attributes that are wanted: 1, 4 or 10.
-
-    Returns:
-        [P, width] float32.
-    """
-    out = feats.new_empty(len(places), width)
-    if len(places):
-        _means(out, places, rank, feats, bias, width)
-    return out
-
-
-def _means(out: Tensor, places: Tensor | None, rank: Ranks, feats: Tensor, bias: float, width: int) -> None:
-    """Means at some places, or whether that of the sdf is negative at every place of a table."""
-    blocks, columns = rank.blocks, triton.next_power_of_2(width)
-    listed, block = places is not None, TILE // columns
-    size = len(places) if listed else blocks.count - CELLS
-    tensors = (out, places if listed else blocks.corners, blocks.corners, rank.rows, feats, blocks.number)
-    _launch_mean(
-        (-(-len(out) // block),),
-        (*tensors, size, feats.stride(0), *sizes(blocks.grid), bias),
-        {"LISTED": listed, "WIDTH": width, "COLUMNS": columns, "BLOCK": block},
-        **EXACT,
-    )
+_launch_surface, _launch_dual, _launch_faces = map(Launcher, (_surface_kernel, _dual_kernel, _faces_kernel))
 
 
 def surface_cases(
@@ -287,13 +197,13 @@ def dual_vertices(
     """
     width = value.shape[1] - 1
     out = value.new_empty(len(owner), width)
-    columns = triton.next_power_of_2(width)
     tables = (table["patch_edges"], table["edges"])
     _launch_dual(
-        (-(-len(owner) // (TILE // columns)),),
+        (-(-len(owner) // VERTICES),),
         (out, owner, base, surface, used, rank.rows, value, weights, *tables, rank.blocks.number, len(owner),
          *sizes(rank.blocks.grid)),
-        {"WIDTH": width, "COLUMNS": columns, "BLOCK": TILE // columns},
+        {"WIDTH": width, "COLUMNS": triton.next_power_of_2(width), "BLOCK": VERTICES},
+        num_warps=1,
         **EXACT,
     )
     return out

@@ -53,7 +53,7 @@ def test_extraction_on_cuda(channels: int, solid: bool, without: tuple, monkeypa
     """With the kernels and without, the device gives the processor's surface."""
     for module in without:
         monkeypatch.setattr(module, "kernel_module", lambda name: None)
-    if len(without) < 2 and kernel_module("gap3d_app.geometry.triton_cubes") is None:
+    if len(without) < 2 and kernel_module("gap3d_app.geometry.triton_lattice") is None:
         pytest.skip("triton does not run here")
     coords, feats = noisy_sphere(channels)
     here = extract(coords, feats, 48, solid=solid)
