@@ -74,7 +74,7 @@ def wide_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             (-(-rows // ROWS),),
             (x.contiguous(), weight.contiguous(), bias, out, rows, channels, columns),
             {"DEPTH": 32, "WIDTH": max(16, 1 << (columns - 1).bit_length()), "ROWS": ROWS},
-            num_warps=8,
+            num_warps=4,
         )
     return out
 
