@@ -28,6 +28,21 @@ def position_embedding(coords: Tensor, channels: int) -> Tensor:
     return nn.functional.pad(table, (0, channels - table.shape[-1]))
 
 
+def site_embedding(coords: Tensor, channels: int, limit: int) -> Tensor:
+    """`position_embedding` of integer coordinates [..., A] from 0 to below `limit`, out of a table for one axis."""
+    axes = coords.shape[-1]
+    table = _axis_table(1 << (limit - 1).bit_length(), channels // axes // 2 * 2, coords.device)
+    rows = table[coords.long()].flatten(-2)
+    return nn.functional.pad(rows, (0, channels - rows.shape[-1])) if rows.shape[-1] < channels else rows
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _axis_table(size: int, channels: int, device: torch.device) -> Tensor:
+    """[size, channels], a row for every coordinate; of sizes that serve many assets."""
+    return position_embedding(torch.arange(size, device=device)[:, None], channels)
+
+
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _frequencies(count: int, device: torch.device) -> Tensor:

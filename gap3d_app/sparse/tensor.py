@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gap3d_app.nn.attention import Segments
-from gap3d_app.nn.embeddings import position_embedding
+from gap3d_app.nn.embeddings import site_embedding
 
 
 def row_major(coords: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -41,14 +41,21 @@ class Sites:
         if coords.ndim != 2 or coords.shape[1] != 4:
             raise ValueError(f"coords must be [T, 4] (batch, x, y, z), not {list(coords.shape)}")
         self.coords = coords.to(torch.int32).contiguous()
-        if lengths is None:
-            batch = self.coords[:, 0].long()
-            lengths = torch.bincount(batch, minlength=batch_size or 1).tolist()
-        self.lengths = lengths
         self.cache: dict[Hashable, Any] = {}
+        self.lengths = self._counted(batch_size or 1) if lengths is None else lengths
 
     def __len__(self) -> int:
         return self.coords.shape[0]
+
+    def _counted(self, batch_size: int) -> list[int]:
+        """Rows of every batch element, and in the same answer of the device the bounds, which are wanted next."""
+        if len(self) == 0:
+            return [0] * batch_size
+        low, high = torch.stack(self.coords.aminmax(dim=0)).tolist()
+        self.cache["bounds"] = low[1:], high[1:]
+        if batch_size == 1 and high[0] == 0:
+            return [len(self)]
+        return torch.bincount(self.coords[:, 0].long(), minlength=batch_size).tolist()
 
     @property
     def batch_size(self) -> int:
@@ -97,7 +104,7 @@ class Sites:
     def position_embedding(self, channels: int) -> Tensor:
         """[T, channels] float32 sinusoids of the raw coordinates."""
         return self.cached(
-            ("position", channels), lambda: position_embedding(self.coords[:, 1:], channels)
+            ("position", channels), lambda: site_embedding(self.coords[:, 1:], channels, max(self.extent))
         )
 
     def repeated(self, times: int) -> Sites:
