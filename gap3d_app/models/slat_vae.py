@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gap3d_app.models.configs import SLatVaeConfig
 from gap3d_app.nn.attention import Segments, packed_kernel_fits, permuted
 from gap3d_app.nn.norms import sum_norm
+from gap3d_app.nn.parallel import Beside
 from gap3d_app.nn.torso import TorsoModule, init_linear
 from gap3d_app.nn.transformer import TransformerBlock
 from gap3d_app.sparse.attention import SparseTransformerBlock, attention_sets
@@ -73,12 +74,16 @@ class SparseTransformerBase(TorsoModule):
 
     def _linked_blocks(self, h: SparseTensor) -> Tensor:
         """`_sorted_blocks`, with what stands between two layers made together."""
-        rows, more, before = h.feats, None, None
-        for block in self.blocks:
+        rows, more, before, beside = h.feats, None, None, Beside(h.device)
+        for index, block in enumerate(self.blocks):
             rows, source = sum_norm(rows, more, _numbers(h, before, block.sets), block.norm1)
             more, before = block.attn(source, segments=_sorted_sets(h, block.sets)), block.sets
             rows, source = sum_norm(rows, more, None, block.norm2)
             more = block.mlp(source)
+            if index == 0:
+                with beside:  # the other sets are asked for while the device has the first block to work at
+                    for other in self.blocks[1:]:
+                        attention_sets(h.sites, *other.sets)
         return sum_norm(rows, more, _numbers(h, before, None), None)[0]
 
     def head(self, h: SparseTensor, dtype: torch.dtype) -> SparseTensor:
