@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from gap3d_app.nn.attention import Segments
+from gap3d_app.nn.embeddings import position_embedding
 from gap3d_app.nn.transformer import rows_of_segments
 from gap3d_app.sparse import conv as conv_module
 from gap3d_app.sparse import resample
@@ -141,6 +142,26 @@ def test_kernel_of_one_reads_its_memory_as_in_by_out() -> None:
         layer.conv.bias.zero_()
     x = SparseTensor(torch.eye(768)[1:2], torch.zeros(1, 4, dtype=torch.int32))
     assert layer(x).feats[0, 0].item() == 192
+
+
+def test_rows_and_bounds() -> None:
+    for counts, size, rows in (([5], None, [5]), ([5], 3, [5, 0, 0]), ([4, 0, 3], 4, [4, 0, 3, 0]), ([], 2, [0, 0])):
+        coords = random_coords(counts, 6) if counts else torch.zeros(0, 4, dtype=torch.int32)
+        sites, known = Sites(coords, batch_size=size), Sites(coords, rows)
+        assert sites.lengths == rows and sites.bounds == known.bounds
+        if counts:
+            assert sites.bounds == (coords[:, 1:].amin(0).tolist(), coords[:, 1:].amax(0).tolist())
+
+
+def test_position_embedding() -> None:
+    coords = random_coords([40, 30], 50)
+    for channels in (12, 40, 96):
+        made = Sites(coords).position_embedding(channels)
+        axis = channels // 6
+        angles = coords[:, 1:, None].double() / 10000 ** (torch.arange(axis).double() / axis)
+        exact = F.pad(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1), (0, channels - 6 * axis))
+        assert made.dtype == torch.float32 and (made - exact).abs().max() < 1e-5
+        assert torch.equal(made, position_embedding(coords[:, 1:], channels))
 
 
 def test_windows() -> None:
