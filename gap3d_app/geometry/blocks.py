@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d, pad
 
 from gap3d_app.geometry.cube_indices import OFFSETS, tables_on
-from gap3d_app.kernels import kernel_module
+from gap3d_app.kernels import INDEX_LIMIT, kernel_module
 
 BLOCK_BITS = 2
 BLOCK = 1 << BLOCK_BITS
@@ -87,6 +87,10 @@ class BlockGrid:
         """x, y and z, counted from `low`."""
         shift_x, shift_y = self.shifts
         return keys >> shift_x, (keys >> shift_y) & ((1 << (shift_x - shift_y)) - 1), keys & ((1 << shift_y) - 1)
+
+    def narrowed(self, numbers: Tensor, factor: int = 1) -> Tensor:
+        """Numbers below `factor` times `limit`, of 32 bits if those reach: half the bytes, and half a sort's passes."""
+        return numbers.int() if factor * self.limit < INDEX_LIMIT else numbers
 
     def coords(self, keys: Tensor) -> Tensor:
         """[N, 3] grid coordinates of keys [N]."""
@@ -163,8 +167,7 @@ class Blocks:
         """[...] int64 places of cells in a table."""
         if self.grid.kernels:
             return self.grid.kernels.places(keys, self)
-        keys = keys.int() if self.grid.limit < 1 << 31 else keys  # half the bytes to go over
-        (x, y, z), shape, inner = self.grid.split(keys), self.grid.shape, BLOCK - 1
+        (x, y, z), shape, inner = self.grid.split(self.grid.narrowed(keys)), self.grid.shape, BLOCK - 1
         block = ((x >> BLOCK_BITS).mul_(shape[1]).add_(y >> BLOCK_BITS)).mul_(shape[2]).add_(z >> BLOCK_BITS)
         place = ((x & inner) << BLOCK_BITS).add_(y & inner).mul_(BLOCK).add_(z & inner)
         return self.number[block.long()].mul_(CELLS).add_(place).long()

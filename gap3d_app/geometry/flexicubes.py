@@ -139,8 +139,7 @@ class _Extraction:
         if len(places) == 0:
             empty = _empty(self.feats, self.resolution, self.training)
             return self._with_training_terms(empty, attributes, None) if self.training else empty
-        keys = cubes.blocks.keys(places)
-        surface, order = (keys.int() if cubes.grid.limit < 1 << 31 else keys).sort()  # in half the passes
+        surface, order = cubes.grid.narrowed(cubes.blocks.keys(places)).sort()
         surface, places = surface.long(), places[order]
         own, used, crossing = self._surface_cases(surface, places, case)
 
@@ -271,10 +270,7 @@ class _Extraction:
         interior = rank[surface[:, None] + ring[:3, 0]] >= 0
         row, axis = ((code >= 0) & interior).nonzero(as_tuple=True)
         code = code[row, axis].long()
-        key = 3 * surface[row] + self.cubes.steps["order"][code]
-        if 6 * self.cubes.grid.limit < 1 << 31:
-            key = key.int()  # sorted in half the passes
-        order = key.argsort()
+        order = self.cubes.grid.narrowed(3 * surface[row] + self.cubes.steps["order"][code], 6).argsort()
         return row[order], code[order]
 
     def _with_training_terms(

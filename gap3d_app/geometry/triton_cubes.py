@@ -17,13 +17,13 @@ from torch import Tensor
 
 from gap3d_app.geometry.blocks import Ranks
 from gap3d_app.geometry.triton_blocks import GRID_SIZES, corner_step, place_of, sizes
+from gap3d_app.geometry.triton_lattice import EXACT
 from gap3d_app.kernels import Launcher
 
 VERTICES = 32
 """Of one program, a warp: with a lane for each vertex nothing that is known of it goes from warp to warp."""
 QUADS = 128
 """Quads of one program."""
-EXACT = {"enable_fp_fusion": False}
 
 _PATCH_EDGES = tl.constexpr(7)
 

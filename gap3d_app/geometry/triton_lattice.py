@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gap3d_app.geometry.blocks import CELLS, BlockGrid, Blocks, Ranks
-from gap3d_app.geometry.lattice import half_cell
+from gap3d_app.geometry.lattice import WEIGHTS, half_cell
 from gap3d_app.geometry.triton_blocks import GRID_SIZES, corner_step, key_of, key_parts, place_of, sizes
 from gap3d_app.kernels import INDEX_LIMIT, Launcher
 
@@ -28,8 +28,8 @@ CUBES = 16
 EXACT = {"enable_fp_fusion": False}
 
 _CELLS = tl.constexpr(CELLS)
-_SIDES = tl.constexpr(20)
-_FIRST_WEIGHT = tl.constexpr(32)
+_FIRST_WEIGHT = tl.constexpr(WEIGHTS.start)
+_SIDES = tl.constexpr(WEIGHTS.stop - WEIGHTS.start - 1)  # gamma comes last
 
 
 @triton.jit(do_not_specialize=["vertices", "row_stride", *GRID_SIZES])
