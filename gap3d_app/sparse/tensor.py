@@ -48,14 +48,16 @@ class Sites:
         return self.coords.shape[0]
 
     def _counted(self, batch_size: int) -> list[int]:
-        """Rows of every batch element, and in the same answer of the device the bounds, which are wanted next."""
-        if len(self) == 0:
-            return [0] * batch_size
-        low, high = torch.stack(self.coords.aminmax(dim=0)).tolist()
+        """Rows of every batch element; the device answers once for a single one and for the bounds, wanted next."""
+        low, high = self._extremes()
         self.cache["bounds"] = low[1:], high[1:]
-        if batch_size == 1 and high[0] == 0:
+        if batch_size == 1 and low[0] == high[0] == 0:
             return [len(self)]
         return torch.bincount(self.coords[:, 0].long(), minlength=batch_size).tolist()
+
+    def _extremes(self) -> tuple[list[int], list[int]]:
+        """Smallest and largest batch, x, y and z."""
+        return tuple(torch.stack(self.coords.aminmax(dim=0)).tolist()) if len(self) else ([0] * 4, [0] * 4)
 
     @property
     def batch_size(self) -> int:
@@ -74,10 +76,7 @@ class Sites:
     @property
     def bounds(self) -> tuple[list[int], list[int]]:
         """Smallest and largest coordinates, per axis (waits for the device the first time)."""
-        def make() -> tuple[list[int], list[int]]:
-            return tuple(torch.stack(self.coords[:, 1:].aminmax(dim=0)).tolist()) if len(self) else ([0] * 3, [0] * 3)
-
-        return self.cached("bounds", make)
+        return self.cached("bounds", lambda: tuple(end[1:] for end in self._extremes()))
 
     @property
     def extent(self) -> tuple[int, int, int]:

@@ -153,6 +153,11 @@ def test_rows_and_bounds() -> None:
             assert sites.bounds == (coords[:, 1:].amin(0).tolist(), coords[:, 1:].amax(0).tolist())
 
 
+def test_a_batch_number_below_zero_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="negative"):
+        Sites(torch.tensor([[-1, 0, 0, 0], [0, 1, 1, 1]]))
+
+
 def test_position_embedding() -> None:
     coords = random_coords([40, 30], 50)
     for channels in (12, 40, 96):
