@@ -151,7 +151,7 @@ class NativeBackend:
     def __call__(self, x: SparseTensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x.feats [T, C], weight [O, 3, 3, 3, C], bias [O] -> [T, O]."""
         forward_map = neighbour_map(x.sites)
-        taps = weight.permute(1, 2, 3, 4, 0).reshape(27, weight.shape[-1], weight.shape[0])
+        taps = weight.flatten(1, 3).permute(1, 2, 0)  # a view: the product takes it transposed
         # q is neighbour k of p exactly when p is neighbour 26 - k of q.
         out = gather_matmul(x.feats, taps, forward_map, lambda: mirrored_map(x.sites))
         return out if bias is None else out + bias
