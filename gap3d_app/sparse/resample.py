@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import ModuleType
 from weakref import ref
 
 import torch
@@ -29,6 +30,9 @@ class SparseDownsample(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         coarse, parent = pooled_sites(x.sites, self.factor)
+        kernel = _row_sums(x.feats)
+        if kernel is not None:
+            return SparseTensor(kernel.sum_rows(x.feats, *_children(coarse, self.factor), None, True), sites=coarse)
         weight = coarse.cached(
             ("pool weight", self.factor), lambda: 1.0 / (torch.bincount(parent, minlength=len(coarse)) + 1)
         )
@@ -72,10 +76,28 @@ def unpooled_conv(x: SparseTensor, conv: SparseConv3d, factor: int = 2) -> Spars
 
 def _sum_of_products(products: Tensor, index: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     """See `_SumOfProducts`; plus the bias, and without gradients."""
-    kernel = kernel_module("gap3d_app.sparse.triton_bag", triton_fits) if products.is_cuda else None
-    if kernel is not None and kernel.applies(products, bias):
+    kernel = _row_sums(products, bias)
+    if kernel is not None:
         return kernel.sum_rows(products, index, starts, bias)
     return nn.functional.embedding_bag(index, products, starts, mode="sum") + bias
+
+
+def _row_sums(x: Tensor, bias: Tensor | None = None) -> ModuleType | None:
+    """The module of the kernel that sums such rows, if it can."""
+    kernel = kernel_module("gap3d_app.sparse.triton_bag", triton_fits) if x.is_cuda else None
+    return kernel if kernel is not None and kernel.applies(x, bias) else None
+
+
+def _children(coarse: Sites, factor: int) -> tuple[Tensor, Tensor]:
+    """The fine rows [T] int32 by parent, and where those of every coarse row begin [T'] int32."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        _, parent = _pooled_from(coarse, factor)
+        ordered, order = parent.int().sort(stable=True)  # in a fixed order the same rows give the same sums
+        starts = torch.searchsorted(ordered, torch.arange(len(coarse), dtype=torch.int32, device=parent.device))
+        return order.int(), starts.int()
+
+    return coarse.cached(("children", factor), make)
 
 
 def unpooled_products(coarse: Sites, factor: int = 2) -> tuple[Tensor, Tensor]:

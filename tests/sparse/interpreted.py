@@ -128,19 +128,35 @@ def check_gather(rows: int, channels: int, count: int) -> None:
 
 
 def check_sums(rows: int, channels: int, counts: list[int]) -> None:
-    """Sums of many rows and of few, and of none; the bias is added before the result is rounded."""
+    """Sums of many rows, of few and of none; the bias is added before the result is rounded. And as pooling does."""
     x, bias = torch.randn(rows, channels).half(), torch.randn(channels).half()
     counts = torch.tensor(counts, dtype=torch.int32)
     index = torch.randint(rows, (int(counts.sum()),), dtype=torch.int32)
     starts = (counts.cumsum(0) - counts).int()
-    exact = nn.functional.embedding_bag(index, x.double(), starts, mode="sum") + bias.double()
-    out = sum_rows(x, index, starts, bias)
-    assert out.dtype == x.dtype and relative(out, exact) < 5e-4, (rows, channels, relative(out, exact))
+    sums = nn.functional.embedding_bag(index, x.double(), starts, mode="sum")
+    pooled = sums / (counts + 1)[:, None]
+    for exact, out in (
+        (sums + bias.double(), sum_rows(x, index, starts, bias)),
+        (pooled, sum_rows(x, index, starts, None, pooled=True)),
+    ):
+        assert out.dtype == x.dtype and relative(out, exact) < 5e-4, (rows, channels, relative(out, exact))
+
+
+def check_children() -> None:
+    """Every fine row once, those of a parent side by side and in their order."""
+    sites = SparseTensor(torch.zeros(500, 1), shell(500)).sites
+    coarse, parent = resample.pooled_sites(sites)
+    order, starts = resample._children(coarse, 2)
+    assert order.dtype == starts.dtype == torch.int32
+    ends = [*starts[1:].tolist(), len(order)]
+    for row, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
+        assert torch.equal(order[start:end].long(), (parent == row).nonzero()[:, 0]), row
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
+        check_children()
         check_convolution(64, 40)
         check_convolution(32, 136)
         check_plans()

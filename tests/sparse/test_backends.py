@@ -121,6 +121,21 @@ def test_resampled_voxels_on_cuda(name: str) -> None:
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize("dtype", HALF)
+@torch.no_grad()
+def test_pooling_on_cuda(dtype: torch.dtype) -> None:
+    """By a kernel that adds in a fixed order, against float64; torch's sums have the bits that chance gives them."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    fine = two_shells(128, dtype)
+    exact = SparseDownsample()(fine.to(torch.float64)).feats
+    made = SparseDownsample()(fine)
+    assert made.dtype == dtype and relative(made.feats, exact) <= HALF[dtype]
+    again = SparseDownsample()(SparseTensor(fine.feats, fine.coords))
+    assert torch.equal(again.feats, made.feats) and torch.equal(again.coords, made.coords)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(("channels", "outputs"), [(64, 128), (32, 40), (96, 200)])
 @torch.no_grad()
 def test_unpooled_convolution_on_cuda(dtype: torch.dtype, channels: int, outputs: int) -> None:
