@@ -183,8 +183,8 @@ class FlowSampler:
             if self.solver == "ab2" and last is not None and len(last[0]) >= len(predictions):
                 # Line through this velocity and the same one a step earlier, integrated over the step.
                 before, ratio = self._guide(last[0][: len(predictions)]), (t - t_next) / (2 * last[1])
-                slope = tree_map(lambda v, w, r=ratio: v + r * (v - w.to(v)), velocity, before)
-            state = tree_map(lambda x, v, h=t - t_next: x - h * v, state, slope)
+                slope = tree_map(lambda v, w, r=ratio: torch.lerp(w.to(v), v, 1 + r), velocity, before)
+            state = tree_map(lambda x, v, h=t - t_next: torch.sub(x, v, alpha=h), state, slope)
             last = (predictions, t - t_next)
             yield SamplerStep(i + 1, self.steps, t_next, state, clean)
 
@@ -195,7 +195,7 @@ class FlowSampler:
     def _guide(self, predictions: list[State]) -> State:
         """The velocity out of [conditional] or [conditional, unconditional]."""
         w = self.cfg_strength
-        return tree_map(lambda c, u: (1 + w) * c - w * u, *predictions) if len(predictions) > 1 else predictions[0]
+        return tree_map(lambda c, u: torch.lerp(u, c, 1 + w), *predictions) if len(predictions) > 1 else predictions[0]
 
     def _predictions(
         self, model: Velocity, state: State, t: float, step: int, conds: list[Any], uncond: Any
