@@ -100,33 +100,34 @@ class GridAttention(nn.Module):
         """From now on one product makes queries, keys and values; for weights that stay where they are."""
         self.stacked = stacked_weight([self.to_q, self.to_k, self.to_v])
 
+    def projected(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values of the same tokens ``[B, N, dim]``, neither normed nor turned nor by heads."""
+        layers = [self.to_q, self.to_k, self.to_v]
+        if self.stacked is None:
+            return [layer(x) for layer in layers]
+        return list(F.linear(x, self.stacked).split([layer.out_features for layer in layers], dim=-1))
+
     def query_key_value(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """Of the same tokens ``[B, N, dim]``, each ``[B, heads, N, head_dim]``."""
-        if self.stacked is None:
-            return self.query(x, rope), *self.key_value(x, rope)
-        layers = (self.to_q, self.to_k, self.to_v)
-        q, k, v = F.linear(x, self.stacked).split([layer.out_features for layer in layers], dim=-1)
-        return self._turned_query(q, rope), self._spread(self._turned_key(k, rope)), self._spread(v)
+        q, k, v = self.projected(x)
+        q, k = norm_rotate([(q, self.norm_q), (k, self.norm_k)], rope, self.fused)
+        return self.by_heads(q), self.spread(k), self.spread(v)
 
     def query(self, x: Tensor, rope: Rope) -> Tensor:
-        return self._turned_query(self.to_q(x), rope)
+        return self.by_heads(*norm_rotate([(self.to_q(x), self.norm_q)], rope, self.fused))
 
-    def key_value(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
-        key, value = self._turned_key(self.to_k(x), rope), self.to_v(x)
-        return self._spread(key), self._spread(value)
+    def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a condition, which does not turn."""
+        return self.spread(self.norm_k(self.to_k(x))), self.value(x)
 
     def value(self, x: Tensor) -> Tensor:
-        return self._spread(self.to_v(x))
+        return self.spread(self.to_v(x))
 
-    def _turned_query(self, query: Tensor, rope: Rope) -> Tensor:
-        return self._heads(norm_rotate(query, self.norm_q, rope, self.fused), self.n_heads)
+    def by_heads(self, query: Tensor) -> Tensor:
+        """``[B, N, dim]`` to ``[B, heads, N, head_dim]``."""
+        return self._heads(query, self.n_heads)
 
-    def _turned_key(self, key: Tensor, rope: Rope | None) -> Tensor:
-        if rope is None:
-            return self.norm_k(key)
-        return norm_rotate(key, self.norm_k, rope.narrow(key.shape[-1]), self.fused)
-
-    def _spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor) -> Tensor:
         """Keys or values by heads, each repeated for the heads that share it."""
         x, group = self._heads(x, self.n_kv_heads), self.n_heads // self.n_kv_heads
         return x.repeat_interleave(group, dim=1) if group > 1 else x  # repeated in place: 0, 0, .., 1, 1, ..
@@ -187,7 +188,7 @@ class GridBlock(nn.Module):
         self.ffn_norm2 = RMSNorm(dim, eps=eps)
 
     def cross_key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return self.attn2.key_value(self.norm1_context(tokens), None)
+        return self.attn2.key_value(self.norm1_context(tokens))
 
     def cross_value(self, tokens: Tensor) -> Tensor:
         return self.attn2.value(self.norm1_context(tokens))
@@ -236,19 +237,27 @@ class GridBlock(nn.Module):
 
     def _mixed(self, source: Tensor, rope: Rope, crosses: list[Cross]) -> Tensor:
         """Self attention plus gated cross attention of `source`, ``[B, N, dim]``."""
+        if self.attn1.kernel == "gluon" and _joinable(self.attn1.by_heads(source), crosses):
+            return self._joined(source, rope, *crosses)
         q, k, v = self.attn1.query_key_value(source, rope)
-        if self.attn1.kernel == "gluon" and _joinable(q, crosses):
-            from gap3d_app.nn import gluon_attention  # not every machine has it
-
-            asked, *null = crosses
-            query = self.attn2.query(source[: len(asked.value)], rope)
-            constant = null[0].value if len(null) else None
-            return gluon_attention.joint_attention(q, k, v, (query, asked.key, asked.value), constant, self.gate)
         within = attend(q, k, v, kernel=self.attn1.kernel)
         counts = [len(cross.value) for cross in crosses]
         parts = zip(within.split(counts), source.split(counts), crosses, strict=True)
         # Joined last, so that a compiler writes each part to its place at once.
         return torch.cat([self._joint(*part, rope) for part in parts])
+
+    def _joined(self, source: Tensor, rope: Rope, asked: Cross, null: Cross | None = None) -> Tensor:
+        """`_mixed` by one kernel for norms and rotations and one for both attentions."""
+        from gap3d_app.nn import gluon_attention  # not every machine has it
+
+        own, given = self.attn1, self.attn2
+        q, k, v = own.projected(source)
+        query = given.to_q(source[: len(asked.value)])
+        parts = [(q, own.norm_q), (k, own.norm_k), (query, given.norm_q)]
+        q, k, query = norm_rotate(parts, rope, self.fused)
+        within, across = (own.by_heads(q), own.spread(k), own.spread(v)), given.by_heads(query)
+        constant = None if null is None else null.value
+        return gluon_attention.joint_attention(*within, (across, asked.key, asked.value), constant, self.gate)
 
     def _joint(self, within: Tensor, source: Tensor, cross: Cross, rope: Rope) -> Tensor:
         """Self attention ``[B, heads, N, head_dim]`` and the gated cross attention of `source`: ``[B, N, dim]``."""
@@ -262,13 +271,16 @@ class GridBlock(nn.Module):
         return attend(self.attn2.query(source, rope), cross.key, cross.value, cross.mask, self.attn2.kernel)
 
 
-def _joinable(q: Tensor, crosses: list[Cross]) -> bool:
-    """Whether one kernel makes both attentions: under an unmasked condition, or that and the null condition."""
+def _joinable(heads: Tensor, crosses: list[Cross]) -> bool:
+    """Whether one kernel makes both attentions: under an unmasked condition, or that and the null condition.
+
+    heads: ``[B, heads, N, head_dim]`` in the dtype of the queries.
+    """
     from gap3d_app.nn import gluon_attention
 
     asked, *null = crosses
     alone = len(null) == 0 or len(null) == 1 and null[0].key is None
-    return gluon_attention.applies(q) and asked.key is not None and asked.mask is None and alone
+    return gluon_attention.applies(heads) and asked.key is not None and asked.mask is None and alone
 
 
 def advance(block: GridBlock, *given: Any) -> tuple[Tensor, Tensor | None]:

@@ -61,14 +61,19 @@ def rotate(x: Tensor, rope: Rope) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def norm_rotate(x: Tensor, norm: nn.LayerNorm, rope: Rope, fused: bool = False) -> Tensor:
-    """`rotate(norm(x), rope)` of x ``[B, N, C]``; with `fused` by one Triton kernel, where it takes the rows."""
-    if fused and x.is_cuda:
+def norm_rotate(
+    parts: list[tuple[Tensor, nn.LayerNorm]], rope: Rope, fused: bool = False
+) -> list[Tensor]:
+    """`rotate(norm(x), rope)` of some x ``[B, N, C]``; with `fused` by one Triton kernel, where it takes the rows.
+
+    B and C may differ, the latter up to the channels of the table.
+    """
+    if fused and parts[0][0].is_cuda:
         from gap3d_app.nn import triton_rotation  # not every machine has triton
 
-        if triton_rotation.applies(x):
-            return triton_rotation.norm_rotate(x, norm, rope.cos, rope.sin)
-    return rotate(norm(x), rope)
+        if triton_rotation.applies(parts, rope.cos.shape[1]):
+            return triton_rotation.norm_rotate(parts, rope.cos, rope.sin)
+    return [rotate(norm(x), rope.narrow(x.shape[-1])) for x, norm in parts]
 
 
 def rotate_real(x: Tensor, rope: Rope) -> Tensor:

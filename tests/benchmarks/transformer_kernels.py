@@ -39,18 +39,19 @@ def block_kernels() -> None:
     gate, scale = torch.randn(1, 1, 2 * CHANNELS, device="cuda", dtype=torch.bfloat16).chunk(2, dim=-1)
     norm, following = (RMSNorm(CHANNELS, eps=1e-5).cuda().bfloat16() for _ in range(2))
     layer, rope = nn.LayerNorm(CHANNELS).cuda().bfloat16(), tiled_rope(37, 37, 64, HEADS, 5, x.device)
+    parts = [(joined[..., :CHANNELS], layer), (joined[..., CHANNELS : 2 * CHANNELS], layer), (x[:1], layer)]
     works = {
         "scaled_norm": (2, lambda on: grid_norms.scaled_norm(x, norm, scale, on)),
         "gated_sum": (3, lambda on: grid_norms.gated_sum(x, y, gate, norm, on)),
         "gated_sum_norm": (4, lambda on: grid_norms.gated_sum_norm(x, y, gate, norm, following, scale, on)),
-        "norm_rotate": (2, lambda on: norm_rotate(joined[..., :CHANNELS], layer, rope, on)),
+        "norm_rotate": (2, lambda on: norm_rotate(parts[:1], rope, on)),
+        "norm_rotate, 3": (5, lambda on: norm_rotate(parts, rope, on)),
     }
     copy = microseconds(lambda: x.copy_(y)) / 2
     for name, (passes, work) in works.items():
         times = {"plain": microseconds(lambda work=work: work(False)), "bytes": passes * copy}
-        for rows, warps in itertools.product((1, 2, 4, 8), (4, 8)):
-            for module in (triton_rms, triton_rotation):
-                module.ROWS, module.WARPS = rows, warps
+        for rows, warps in itertools.product((1, 2, 4, 8), (2, 4, 8)):  # a rotation's program takes one row
+            triton_rms.ROWS, triton_rms.WARPS, triton_rotation.WARPS = rows, warps, warps
             times[f"{rows} x {warps}"] = microseconds(lambda work=work: work(True))
         print(f"{name:15} " + ", ".join(f"{way}: {us:.1f}" for way, us in times.items()), flush=True)
 

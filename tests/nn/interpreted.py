@@ -26,19 +26,23 @@ from gap3d_app.nn.triton_rotation import applies, norm_rotate  # noqa: E402
 
 
 def check(batch: int, heads: int, head_dim: int, dtype: torch.dtype, tolerance: float) -> None:
-    """Rows that lie apart, as the queries among queries, keys and values do."""
-    channels = heads * head_dim
-    norm = nn.LayerNorm(channels)
-    nn.init.normal_(norm.weight, 1.0, 0.3)
-    nn.init.normal_(norm.bias, 0.0, 0.3)
+    """Rows that lie apart, as queries and keys of one product do; fewer heads of keys, fewer samples of a third."""
     rope = tiled_rope(3, 4, head_dim, heads, 5, torch.device("cpu"))
-    x = (torch.randn(batch, 17, 3 * channels) * 2 + 5).to(dtype)[..., channels : 2 * channels]
-    assert applies(x)
-    made = norm_rotate(x, norm, rope.cos, rope.sin)
-    exact = rotate_real(norm(x.float()), rope)
-    assert made.dtype == dtype and made.shape == x.shape
-    distance = ((made.float() - exact).norm() / exact.norm()).item()
-    assert distance < tolerance, (batch, heads, head_dim, dtype, distance)
+    channels = [heads * head_dim, -(-heads // 2) * head_dim]
+    joined = (torch.randn(batch, 17, 3 * channels[0]) * 2 + 5).to(dtype)
+    q, k, _ = joined.split([*channels, joined.shape[2] - sum(channels)], dim=-1)
+    parts = [(q, nn.LayerNorm(channels[0])), (k, nn.LayerNorm(channels[1], eps=1e-2))]
+    parts.append((torch.randn(1, 17, channels[0]).to(dtype), nn.LayerNorm(channels[0])))
+    for _, norm in parts:
+        nn.init.normal_(norm.weight, 1.0, 0.3)
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+    for given in (parts[:1], parts[1:2], parts[:2], parts):
+        assert applies(given, head_dim) and not applies(given, 3 * head_dim)
+        for made, (x, norm) in zip(norm_rotate(given, rope.cos, rope.sin), given, strict=True):
+            exact = rotate_real(norm(x.float()), rope)
+            assert made.dtype == dtype and made.shape == x.shape and made.is_contiguous()
+            distance = ((made.float() - exact).norm() / exact.norm()).item()
+            assert distance < tolerance, (batch, heads, head_dim, dtype, len(given), distance)
 
 
 def check_norms(samples: int, channels: int, dtype: torch.dtype, tolerance: float) -> None:
