@@ -41,8 +41,7 @@ def accelerated(
     """
     choose_kernels(flow, tokens, cond_tokens, compile_blocks)
     if isinstance(flow, GridDiT):
-        for block in flow.blocks():
-            block.stack()
+        flow.stack()
     else:
         _fuse(flow, triton_fits())
     if compile_blocks:
@@ -56,15 +55,15 @@ def plain(flow: nn.Module) -> nn.Module:
     uncompiled(flow)
     tune_products(flow, False)
     if isinstance(flow, GridDiT):
-        for block in flow.blocks():
-            block.unstack()
+        flow.unstack()
     else:
         _fuse(flow, False)
     return flow
 
 
 def _fuse(flow: nn.Module, fused: bool) -> None:
-    """Whether kernels of our own make the norms of a TRELLIS flow together with what stands around them."""
+    """Whether kernels of our own make the norms of a TRELLIS flow, together with what stands around them."""
+    flow.fused = fused
     for block in flow.modules():
         if isinstance(block, ModulatedCrossBlock | SparseResBlock3d):
             block.fused = fused

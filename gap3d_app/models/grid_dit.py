@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gap3d_app.kernels import triton_fits
 from gap3d_app.models.grid_config import GridDiTConfig
 from gap3d_app.models.grid_layers import Cross, GridBlock, Mlp, OutputHead, PatchEmbed, TimeCaptionEmbed, advance
 from gap3d_app.models.token_grid import GridState, unpack_grid
@@ -119,6 +120,18 @@ class GridDiT(nn.Module):
     def blocks(self) -> list[nn.Module]:
         """The transformer layers, in order."""
         return list(self.model.layers)
+
+    def stack(self) -> None:
+        """Join products of the same tokens, and norms with what follows; for weights that stay where they are."""
+        for block in self.model.layers:
+            block.stack()
+        self.model.norm_out.fused = triton_fits()
+
+    def unstack(self) -> None:
+        """Undo `stack`, so that the weights may move."""
+        for block in self.model.layers:
+            block.unstack()
+        self.model.norm_out.fused = False
 
     def rope(self, height: int, width: int, device: torch.device) -> Rope:
         """The table of this network's heads for a grid, ``N = 1 + R + H*W``."""

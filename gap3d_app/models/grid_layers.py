@@ -12,7 +12,8 @@ from gap3d_app.nn.attention_kernels import attend
 from gap3d_app.nn.embeddings import timestep_embedding
 from gap3d_app.nn.grid_norms import gated_sum, gated_sum_norm, scaled_norm
 from gap3d_app.nn.grid_rope import Rope, norm_rotate
-from gap3d_app.nn.norms import RMSNorm
+from gap3d_app.nn.modulated_norms import modulated_norm
+from gap3d_app.nn.norms import LayerNorm32, RMSNorm
 
 TIME_CHANNELS = 256
 
@@ -289,14 +290,23 @@ def advance(block: GridBlock, *given: Any) -> tuple[Tensor, Tensor | None]:
 
 
 class OutputHead(nn.Module):
+    """Norm scaled by time and condition, and the last product.
+
+    Attributes:
+        fused: whether the norm and its scale are one kernel.
+    """
+
+    fused = False
+
     def __init__(self, config: GridDiTConfig):
         super().__init__()
         self.linear_1 = nn.Linear(config.modulation_dim, config.dim)
+        self.norm = LayerNorm32(config.dim, eps=1e-6)
         self.linear_2 = nn.Linear(config.dim, config.in_channels)
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         """scale ``[B, dim]`` from `linear_1`."""
-        return self.linear_2(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale).unsqueeze(1))
+        return self.linear_2(modulated_norm(x, self.norm, None, scale.unsqueeze(1), self.fused))
 
 
 class PatchEmbed(nn.Module):

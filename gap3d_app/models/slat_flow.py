@@ -15,7 +15,7 @@ from gap3d_app.models.configs import SLatFlowConfig
 from gap3d_app.models.prepared import PreparedStep, prepare_contexts, prepare_modulations
 from gap3d_app.nn.attention import Segments, rows_of_segments
 from gap3d_app.nn.embeddings import TimestepEmbedder
-from gap3d_app.nn.modulated_norms import modulate
+from gap3d_app.nn.modulated_norms import last_norm, modulate
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.torso import TorsoModule, init_flow
 from gap3d_app.nn.transformer import advance, run_blocks
@@ -94,8 +94,12 @@ class SLatFlowModel(TorsoModule):
 
     With `share_mod` the transformer blocks share one modulation layer and the residual blocks keep their own
     (the public code fails on that combination).
+
+    Attributes:
+        fused: whether the last norm may be one kernel.
     """
 
+    fused = False
     config_class = SLatFlowConfig
     torso = ("input_blocks", "blocks", "out_blocks")
     advance = staticmethod(advance)
@@ -129,6 +133,7 @@ class SLatFlowModel(TorsoModule):
             )
             for _ in range(c.num_blocks)
         )
+        self.out_norm = LayerNorm32(levels[0] if levels else width, eps=1e-5)
         self.out_layer = nn.Linear(levels[0] if levels else width, c.out_channels)
         init_flow(self)
 
@@ -217,5 +222,5 @@ class SLatFlowModel(TorsoModule):
                 h = h.replace(torch.cat([h.feats, skip], dim=1))
             h = block.modulated(h, mod)
         # Unlike in the other models this norm sees the torso's dtype.
-        feats = F.layer_norm(h.feats, h.feats.shape[-1:]).to(dtype)
+        (feats,) = last_norm(h.feats[None], self.out_norm, h.feats.dtype, dtype, self.fused)
         return h.replace(self.out_layer(feats))

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gap3d_app.models.configs import StructureFlowConfig
 from gap3d_app.models.prepared import PreparedStep, prepare_contexts, prepare_modulations
 from gap3d_app.nn.embeddings import TimestepEmbedder, grid_position_embedding
+from gap3d_app.nn.modulated_norms import last_norm
+from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.torso import TorsoModule, init_flow
 from gap3d_app.nn.transformer import ModulatedCrossBlock, advance, run_blocks
 
 
 class SparseStructureFlowModel(TorsoModule):
-    """Velocity of the structure latent. Module names give the public state-dict keys."""
+    """Velocity of the structure latent. Module names give the public state-dict keys.
 
+    Attributes:
+        fused: whether the last norm may be one kernel.
+    """
+
+    fused = False
     config_class = StructureFlowConfig
     advance = staticmethod(advance)
 
@@ -44,6 +50,7 @@ class SparseStructureFlowModel(TorsoModule):
             )
             for _ in range(c.num_blocks)
         )
+        self.out_norm = LayerNorm32(c.model_channels, eps=1e-5)
         self.out_layer = nn.Linear(c.model_channels, c.out_channels * volume)
         init_flow(self)
 
@@ -98,7 +105,7 @@ class SparseStructureFlowModel(TorsoModule):
         return self._embed(x).to(self.torso_dtype), mod.to(self.torso_dtype)
 
     def _leave(self, h: Tensor, dtype: torch.dtype) -> Tensor:
-        h = F.layer_norm(h.to(dtype), h.shape[-1:])
+        h = last_norm(h, self.out_norm, dtype, dtype, self.fused)
         c = self.config
         return unpatchify(self.out_layer(h), c.patch_size, c.resolution // c.patch_size)
 

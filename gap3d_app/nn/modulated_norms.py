@@ -18,6 +18,28 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+def modulated_norm(
+    x: Tensor, norm: LayerNorm32, shift: Tensor | None, scale: Tensor, fused: bool = False
+) -> Tensor:
+    """The norm of x, modulated: what the first sub-layer of a chain reads.
+
+    Args:
+        x: [B, N, C].
+        norm: without parameters.
+        shift, scale: [B or 1, 1, C]; without a shift nothing is added.
+    """
+    if (kernels := _kernels(x, norm, fused)) is not None:
+        return kernels.modulated_norm(x, norm, shift, scale)
+    return norm(x) * (1 + scale) if shift is None else modulate(norm(x), shift, scale)
+
+
+def last_norm(x: Tensor, norm: LayerNorm32, within: torch.dtype, dtype: torch.dtype, fused: bool = False) -> Tensor:
+    """The norm of x [B, N, C], made of and rounded to `within`, in `dtype`: what an output layer reads."""
+    if (kernels := _kernels(x, norm, fused)) is not None:
+        return kernels.last_norm(x, norm, within, dtype)
+    return norm(x.to(within)).to(dtype)
+
+
 def gated_sum_norm(
     x: Tensor, y: Tensor, gate: Tensor, norm: LayerNorm32, shift: Tensor, scale: Tensor, fused: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gap3d_app.nn.activations import TanhGELU, linear_gelu
 from gap3d_app.nn.attention import MultiHeadAttention, PreparedContext, Segments, rows_of_segments
-from gap3d_app.nn.modulated_norms import gated_sum_norm, joined_sum_norm, modulate
+from gap3d_app.nn.modulated_norms import gated_sum_norm, joined_sum_norm, modulated_norm
 from gap3d_app.nn.norms import LayerNorm32
 from gap3d_app.nn.parallel import Result, run_branches
 from gap3d_app.nn.parts import part_ends
@@ -116,7 +116,7 @@ class ModulatedCrossBlock(nn.Module):
     def enter(self, x: Tensor, mod: Tensor, segments: Segments | None = None) -> Tensor:
         """What the self-attention reads of x; mod [B or 1, 6C]. The norm has no parameters, so it is any block's."""
         shift, scale, _ = _per_token(mod.chunk(2, dim=-1)[0], segments).chunk(3, dim=-1)
-        return modulate(self.norm1(x), shift, scale)
+        return modulated_norm(x, self.norm1, shift, scale, self.fused)
 
     def within(
         self, x: Tensor, mod: Tensor, segments: Segments | None = None, source: Tensor | None = None

@@ -169,11 +169,35 @@ def check_modulated(samples: int, tokens: int, channels: int, dtype: torch.dtype
             near(kernels.joined_sum_norm(rows, parts, norm, shift, scale), exact)
 
 
+def check_norm_alone(samples: int, tokens: int, channels: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Under one modulation or one a sample, with a shift or without; in a wider dtype, rounded before or not."""
+    norm = norms.LayerNorm32(channels, eps=1e-3)
+    x = (torch.randn(samples, tokens, channels) * 2 + 3).to(dtype)
+    rows = F.layer_norm(x.double(), (channels,), eps=1e-3)
+
+    def near(made: torch.Tensor, exact: torch.Tensor, kind: torch.dtype, bound: float) -> None:
+        assert made.dtype == kind and made.shape == exact.shape
+        distance = ((made.double() - exact).norm() / exact.norm()).item()
+        assert distance < bound, (samples, tokens, channels, dtype, kind, distance)
+
+    for count in {1, samples}:
+        shift, scale = torch.randn(count, 1, 2 * channels).to(dtype).chunk(2, dim=-1)
+        for added in (shift, None):
+            exact = rows * (1 + scale.double()) + (0 if added is None else added.double())
+            near(triton_modulated.modulated_norm(x, norm, added, scale), exact, dtype, tolerance)
+    near(triton_modulated.last_norm(x, norm, torch.float32, torch.float32), rows, torch.float32, 1e-6)
+    rounded = triton_modulated.last_norm(x, norm, dtype, torch.float32)
+    near(rounded, rows, torch.float32, tolerance)
+    assert torch.equal(rounded, rounded.to(dtype).float())
+
+
 with torch.no_grad():
     torch.manual_seed(0)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
         check_modulated(1, 5, 64, dtype, tolerance)
         check_modulated(2, 3, 100, dtype, tolerance)
+        check_norm_alone(2, 37, 100, dtype, tolerance)
+        check_norm_alone(1, 3, 2500, dtype, tolerance)
     check_sum_norm(37, 100)
     check_sum_norm(3, 8)
     check_norm_silu(2, 32, (5, 9, 3))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gap3d_app.nn.modulated_norms import gated_sum_norm, joined_sum_norm, modulate
+from gap3d_app.nn.modulated_norms import gated_sum_norm, joined_sum_norm, last_norm, modulate, modulated_norm
 from gap3d_app.nn.norms import LayerNorm32
 
 
@@ -29,6 +29,43 @@ def test_one_after_the_other() -> None:
     total, source = joined_sum_norm([x, x + 1], [y, constant], norm, shift, scale)
     wanted = torch.cat([x + y, x + 1 + constant])
     assert torch.allclose(total, wanted) and torch.allclose(source, normed(wanted), atol=1e-6)
+
+
+def test_norms_at_the_ends() -> None:
+    """What begins a chain, with a shift and without; what ends it is rounded to where it is made."""
+    x, _, _, shift, scale, _ = given(torch.float32, "cpu", 2)
+    norm = LayerNorm32(32, eps=1e-3)
+    exact = torch.nn.functional.layer_norm(x, (32,), eps=1e-3)
+    assert torch.allclose(modulated_norm(x, norm, shift, scale), exact * (1 + scale) + shift, atol=1e-6)
+    assert torch.allclose(modulated_norm(x, norm, None, scale), exact * (1 + scale), atol=1e-6)
+    half = x.half()
+    exact = torch.nn.functional.layer_norm(half.float(), (32,), eps=1e-3)
+    for within, wanted in ((torch.float32, exact), (torch.float16, exact.half().float())):
+        assert torch.equal(last_norm(half, norm, within, torch.float32), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("samples, tokens, channels", [(2, 1374, 1792), (1, 4096, 1024), (1, 20_216, 128), (3, 7, 100)])
+@torch.no_grad()
+def test_norms_at_the_ends_on_cuda(samples: int, tokens: int, channels: int) -> None:
+    """The released sizes, by one kernel: a modulation of every sample or of all."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    norm = LayerNorm32(channels)
+    for dtype, tolerance in ((torch.float16, 1e-3), (torch.bfloat16, 8e-3)):
+        x, _, _, shift, scale, _ = given(dtype, "cuda", samples, tokens, channels)
+        several = torch.randn(samples, 1, channels, device="cuda").to(dtype)
+        exact = torch.nn.functional.layer_norm(x.double(), (channels,), eps=1e-6)
+        cases = [(shift, scale, exact * (1 + scale.double()) + shift.double())]
+        cases += [(None, factor, exact * (1 + factor.double())) for factor in (scale, several)]
+        for added, factor, wanted in cases:
+            for fused in (True, False):
+                made = modulated_norm(x, norm, added, factor, fused)
+                assert made.dtype == dtype and ((made - wanted).norm() / wanted.norm()).item() < tolerance
+        for within, bound in ((torch.float32, 1e-6), (dtype, tolerance)):
+            made = last_norm(x, norm, within, torch.float32, fused=True)
+            assert made.dtype == torch.float32 and ((made - exact).norm() / exact.norm()).item() < bound
+            assert torch.equal(made, made.to(within).float())
 
 
 def test_modulation() -> None:
