@@ -123,7 +123,8 @@ class _Record:
     ) -> None:
         self.form, self.pool, self.replays = form, pool, 0
         lasting, tensors = lasting or {}, list(_tensors(given))
-        self.static = [tensor if id(tensor) in lasting else _copied(tensor) for tensor in tensors]
+        # A clone keeps a tensor's steps, also odd ones along axes of one: at others blocks would be compiled anew.
+        self.static = [tensor if id(tensor) in lasting else tensor.clone() for tensor in tensors]
         self.last = tensors
         arguments = _rebuilt(given, iter(self.static))
         self.call = lambda: call(*arguments)
@@ -161,14 +162,6 @@ class _Record:
 def _new_pool() -> Any:
     """Memory for records; None without CUDA."""
     return torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """A contiguous copy, which keeps odd steps along axes of one: at other steps blocks would be compiled anew."""
-    if not tensor.is_contiguous():
-        return tensor.clone(memory_format=torch.contiguous_format)
-    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-    return copy.copy_(tensor)
 
 
 @lru_cache(maxsize=8)

@@ -27,6 +27,7 @@ def draw_grid_noise(
 ) -> GridState:
     """Standard normal state in the order patch, class, registers.
 
+    Channels lie side by side in memory, as the network reads and makes them: states of one order take one pass a step.
     One generator draws for `batch` samples at once; a sequence has one generator per sample, so that a sample
     does not depend on its neighbours. Numbers are drawn on the generator's device and then moved.
     """
@@ -36,7 +37,8 @@ def draw_grid_noise(
     side, channels = config.input_size, config.in_channels
     shapes = ((channels, side, side), (channels,), (config.num_register_tokens, channels))
     draw = [torch.randn(batch, *s, generator=generators, device=generators.device) for s in shapes]
-    return GridState(*(x.to(device) for x in draw))
+    patch, *others = (x.to(device) for x in draw)
+    return GridState(patch.contiguous(memory_format=torch.channels_last), *others)
 
 
 def sample_grid(dit: GridDiT, cond: Tensor, noise: GridState, sampler: FlowSampler) -> Iterator[SamplerStep]:

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from gap3d_app.flow.graphs import _copied
+from gap3d_app.flow.graphs import _Record
 from gap3d_app.flow.sampler import FlowSampler
 from gap3d_app.models import acceleration
 from gap3d_app.models.fast_flow import FastFlow
@@ -136,9 +136,12 @@ def test_compiled_on_cuda() -> None:
 
 
 def test_copies_keep_their_steps() -> None:
-    """Also along an axis of one, where contiguous memory allows any: compiled code asks for them."""
+    """Along an axis of one, where contiguous memory allows any, compiled code asks for them; a grid's channels stay
+    side by side. What has gaps is closed up."""
     part = torch.randn(1, 2, 3).transpose(0, 1)[:1].transpose(0, 1)
-    for tensor in (part, part.transpose(0, 1), torch.randn(4, 5)[:, ::2], torch.randn(5).expand(3, 5)):
-        copy = _copied(tensor)
-        assert torch.equal(copy, tensor) and copy.data_ptr() != tensor.data_ptr() and copy.is_contiguous()
-        assert not tensor.is_contiguous() or copy.stride() == tensor.stride()
+    last = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    for tensor in (part, part.transpose(0, 1), last, torch.randn(4, 5)[:, ::2], torch.randn(5).expand(3, 5)):
+        (copy,) = _Record(torch.abs, (tensor,), None, None).static
+        assert torch.equal(copy, tensor) and copy.data_ptr() != tensor.data_ptr()
+        gaps = not tensor.is_contiguous() and tensor is not last
+        assert copy.is_contiguous() if gaps else copy.stride() == tensor.stride()
