@@ -34,7 +34,8 @@ def _normed(x, some, channels, eps):
     return x * tl.rsqrt(tl.sum(x * x, axis=1) / channels + tl.cast(eps, tl.float32))[:, None]
 
 
-@triton.jit
+# Every asset has another number of voxels: kernels must not be compiled anew for what divides it.
+@triton.jit(do_not_specialize=["tokens"])
 def _kernel(
     x_ptr, other_ptr, y_ptr, constant_ptr, gate_ptr, shift_ptr, scale_ptr, sum_ptr, out_ptr,
     tokens, channels, given, constant_stride, gate_stride, scale_stride, eps,
@@ -69,7 +70,6 @@ def _kernel(
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=there)
 
 
-# Every asset has another number of voxels: kernels must not be compiled anew for what divides it.
 @triton.jit(do_not_specialize=["tokens"])
 def _norm_kernel(
     x_ptr, shift_ptr, scale_ptr, out_ptr, tokens, channels, scale_stride, eps,

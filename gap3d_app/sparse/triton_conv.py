@@ -62,7 +62,8 @@ TILES = (
 )
 
 
-@triton.jit
+# Every asset has another number of rows: kernels must not be compiled anew for what divides it.
+@triton.jit(do_not_specialize=["absent"])
 def _kernel(
     x_ptr, weight_desc, bias_ptr, out_ptr, index_ptr, out_row_ptr, list_ptr, count_ptr, absent, outputs, taps,
     HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr,

@@ -120,6 +120,27 @@ def test_resampled_voxels_on_cuda(name: str) -> None:
 
 @pytest.mark.gpu
 @needs_cuda
+@torch.no_grad()
+def test_one_kernel_for_any_number_of_rows() -> None:
+    """Odd numbers and those that 16 divides: nobody waits for a compiler because an asset has a voxel more."""
+    kernel = kernel_module("gap3d_app.sparse.triton_conv", triton_fits)
+    if kernel is None:
+        pytest.skip("Triton does not run here")
+    tile, weight = kernel.TILES[-1], torch.randn(64, 27, 32, device="cuda", dtype=torch.float16)
+
+    def launched(rows: int) -> object:
+        neighbours = torch.randint(rows + 1, (rows, 27), device="cuda", dtype=torch.int32)
+        plan = kernel.TapPlan(neighbours, block=tile.rows)
+        kernel._launch.found.clear()
+        kernel.launch(tile, weight.new_ones(rows, 32), weight, plan, None, weight.new_empty(rows, 64))
+        return kernel._launch.found.popitem()[1]
+
+    kernels = {id(launched(rows)) for rows in (512, 501, 500, 1)}
+    assert len(kernels) == 1
+
+
+@pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("dtype", HALF)
 @torch.no_grad()
 def test_pooling_on_cuda(dtype: torch.dtype) -> None:
