@@ -141,42 +141,6 @@ def test_one_kernel_for_any_number_of_rows() -> None:
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("dtype", HALF)
-@torch.no_grad()
-def test_pooling_on_cuda(dtype: torch.dtype) -> None:
-    """By a kernel that adds in a fixed order, against float64; torch's sums have the bits that chance gives them."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    fine = two_shells(128, dtype)
-    exact = SparseDownsample()(fine.to(torch.float64)).feats
-    made = SparseDownsample()(fine)
-    assert made.dtype == dtype and relative(made.feats, exact) <= HALF[dtype]
-    again = SparseDownsample()(SparseTensor(fine.feats, fine.coords))
-    assert torch.equal(again.feats, made.feats) and torch.equal(again.coords, made.coords)
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize(("channels", "outputs"), [(64, 128), (32, 40), (96, 200)])
-@torch.no_grad()
-def test_unpooled_convolution_on_cuda(dtype: torch.dtype, channels: int, outputs: int) -> None:
-    """Its sums by a kernel, against float64; under autocast the bias is wider, and torch sums."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    kernel = kernel_module("gap3d_app.sparse.triton_bag", triton_fits)
-    assert kernel.applies(torch.zeros(1, dtype=dtype), torch.zeros(1, dtype=dtype))
-    fine = two_shells(channels, dtype)
-    coarse = SparseDownsample()(fine)
-    layer, wide = layer_pair(channels, outputs, NativeBackend(), dtype)
-    exact = unpooled_conv(coarse.to(torch.float64), wide.double()).feats
-    made = unpooled_conv(coarse, layer).feats
-    assert made.dtype == dtype and relative(made, exact) <= HALF[dtype]
-    assert torch.equal(unpooled_conv(coarse, layer).feats, made)
-    with torch.autocast("cuda", dtype):
-        assert relative(unpooled_conv(coarse.to(torch.float32), wide.float()).feats, exact) <= HALF[dtype]
-
-
-@pytest.mark.gpu
-@needs_cuda
 def test_triton_leaves_the_rest_to_torch() -> None:
     """Gradients, float32, odd channels and no voxels at all go to the native backend; autocast counts as half."""
     native, twin = layer_pair(32, 64, triton_backend(), torch.float32)
