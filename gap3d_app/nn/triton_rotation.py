@@ -92,8 +92,8 @@ def norm_rotate(parts: list[tuple[Tensor, nn.LayerNorm]], cos: Tensor, sin: Tens
     return torch.ops.gap3d.norm_rotate(list(rows), weights, biases, [norm.eps for norm in norms], cos, sin)
 
 
-# An operation of torch's, since its compiler does not see what a kernel writes inside of a branch; by hand, for the
-# decorator checks 0.2 ms a call.
+# An operation of torch's, for compiled code gets wrong numbers from a kernel that stores inside of branches; by hand,
+# for the decorator checks 0.2 ms a call.
 torch.library.define(
     "gap3d::norm_rotate",
     "(Tensor[] rows, Tensor[] weights, Tensor[] biases, float[] eps, Tensor cos, Tensor sin) -> Tensor[]",
