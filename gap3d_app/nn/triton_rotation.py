@@ -7,6 +7,8 @@ pair of channels change places in registers. What it must equal is `rotate(norm(
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 import triton
 import triton.language as tl
@@ -110,14 +112,15 @@ def _launched(
     rows: list[Tensor], weights: list[Tensor], biases: list[Tensor], eps: list[float], cos: Tensor, sin: Tensor
 ) -> list[Tensor]:
     made, tokens, head = _shapes(rows), rows[0].shape[1], cos.shape[1]
-    operands = []
-    for x, weight, bias, out, size in zip(rows, weights, biases, made, eps, strict=True):
-        operands += [x, weight, bias, out, x.stride(1), x.shape[0], x.shape[2], size]
-    operands += operands[:8] * (MOST - len(rows))  # stand in for those that there are not
+    operands = [
+        (x, weight, bias, out, x.stride(1), x.shape[0], x.shape[2], size)
+        for x, weight, bias, out, size in zip(rows, weights, biases, made, eps, strict=True)
+    ]
+    operands += operands[:1] * (MOST - len(rows))  # stand in for those that there are not
     heads = triton.next_power_of_2(max(x.shape[2] for x in rows) // head)
     _launch(
         (tokens, max(len(x) for x in rows), len(rows)),
-        (*operands, cos, sin, tokens),
+        (*chain(*operands), cos, sin, tokens),
         {"HEADS": heads, "HEAD": head},
         num_warps=WARPS,
     )

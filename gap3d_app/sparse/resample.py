@@ -32,7 +32,8 @@ class SparseDownsample(nn.Module):
         coarse, parent = pooled_sites(x.sites, self.factor)
         kernel = _row_sums(x.feats)
         if kernel is not None:
-            return SparseTensor(kernel.sum_rows(x.feats, *_children(coarse, self.factor), None, True), sites=coarse)
+            children = _children(coarse, self.factor)
+            return SparseTensor(kernel.sum_rows(x.feats, *children, bias=None, pooled=True), sites=coarse)
         weight = coarse.cached(
             ("pool weight", self.factor), lambda: 1.0 / (torch.bincount(parent, minlength=len(coarse)) + 1)
         )
