@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 AHEAD = 1 << 21
-"""Cycles, about a millisecond, that the device waits while launches run ahead, as they do within a network."""
+"""Cycles, about a millisecond, that the device waits before each: launches run ahead, as they do within a network."""
 
 
 def milliseconds(runs: Sequence[Callable[[], object]], rounds: int = 2, repeats: int = 4) -> list[float]:
@@ -24,9 +24,9 @@ def milliseconds(runs: Sequence[Callable[[], object]], rounds: int = 2, repeats:
         except Exception:  # noqa: BLE001  libraries and compilers have errors of their own
             continue
     for _ in range(rounds):
-        torch.cuda._sleep(AHEAD)
         marks = []
         for index in running:
+            torch.cuda._sleep(AHEAD)
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             for _ in range(repeats):

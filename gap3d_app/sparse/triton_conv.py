@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from gap3d_app.kernels import INDEX_LIMIT, INTERPRETED, Launcher, Tiled
+from gap3d_app.nn.device_clock import milliseconds
 from gap3d_app.sparse.tap_plan import TapPlan
 
 HALF = (torch.float16, torch.bfloat16)
@@ -207,9 +208,10 @@ def choose_tile(
         return _chosen[key]
     if torch.cuda.is_current_stream_capturing():
         return fitting[0]  # nothing can be measured inside a graph
-    best = min((milliseconds(lambda t=t: launch(t, x, weight, plan, bias, out)), i) for i, t in enumerate(fitting))
-    faster = rival is not None and milliseconds(rival) < best[0]
-    _chosen[key] = None if faster else fitting[best[1]]
+    runs = [partial(launch, tile, x, weight, plan, bias, out) for tile in fitting]
+    times = milliseconds(runs if rival is None else [*runs, rival])
+    best = min(range(len(times)), key=times.__getitem__)
+    _chosen[key] = fitting[best] if best < len(fitting) else None
     return _chosen[key]
 
 
@@ -219,11 +221,3 @@ def fitting_tiles(rows: int, channels: int, outputs: int) -> list[Tile]:
     widest = max(32, triton.next_power_of_2(outputs))
     fitting = [t for t in TILES if t.rows == rows and channels % t.channels == 0]
     return [t for t in fitting if min(widest, 128) <= t.outputs <= widest]
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """Time of one call; infinite where the device lacks the memory, shared memory or registers."""
-    try:
-        return triton.testing.do_bench(work, warmup=2, rep=8)
-    except (OutOfResources, torch.cuda.OutOfMemoryError):
-        return float("inf")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from triton.testing import do_bench
 
+from gap3d_app.nn.device_clock import milliseconds
 from gap3d_app.sparse.conv import Backend, NativeBackend, SparseConv3d, SpconvBackend, TritonBackend, neighbour_map
 from gap3d_app.sparse.resample import SparseSubdivide, subdivide_conv
 from gap3d_app.sparse.tensor import SparseTensor
@@ -84,7 +85,7 @@ def print_tiles(x: SparseTensor, layer: SparseConv3d, backend: TritonBackend) ->
     out = x.feats.new_empty(len(x), layer.out_channels)
     for tile in kernel.fitting_tiles(plan.block, layer.in_channels, layer.out_channels):
         run = functools.partial(kernel.launch, tile, x.feats, taps, plan, layer.conv.bias, out)
-        print(f"    {kernel.milliseconds(run):7.3f} ms {tile}", flush=True)
+        print(f"    {milliseconds([run])[0]:7.3f} ms {tile}", flush=True)
 
 
 def time_maps(x: SparseTensor, backend: TritonBackend) -> None:
