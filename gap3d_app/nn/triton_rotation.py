@@ -1,8 +1,9 @@
 """Layer norm and rotation of queries and keys as one Triton kernel; inference only.
 
 Compilers make the norm of such wide rows a kernel of its own and read its result twice for the rotation. Here a program
-takes a row of one operand, head by head, so that all heads share what it reads of the table, and holds it; the two of a
-pair of channels change places in registers. What it must equal is `rotate(norm(x), rope)` of each.
+takes a token's rows of one operand, head by head, so that all heads and samples share what it reads of the table and of
+the norm's weights, and holds each; the two of a pair of channels change places in registers. What it must equal is
+`rotate(norm(x), rope)` of each.
 """
 
 from __future__ import annotations
@@ -31,21 +32,24 @@ def _turn(
     x_ptr, weight_ptr, bias_ptr, out_ptr, stride, samples, channels, eps, cos_ptr, sin_ptr, tokens,
     HEADS: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
-    token, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0)
     within = tl.arange(0, HEAD)
     channel = tl.arange(0, HEADS)[:, None] * HEAD + within[None, :]
-    there, row = (channel < channels) & (sample < samples), sample * tokens + token
-    x = tl.load(x_ptr + row * stride + channel, mask=there, other=0.0).to(tl.float32)
+    there = channel < channels
     cos = tl.load(cos_ptr + token * HEAD + within)[None, :]
     sin = tl.load(sin_ptr + token * HEAD + within)[None, :]
     weight = tl.load(weight_ptr + channel, mask=there, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + channel, mask=there, other=0.0).to(tl.float32)
-    x = tl.where(there, x - tl.sum(x) / channels, 0.0)
-    size = tl.rsqrt(tl.sum(x * x) / channels + eps)
-    own = x * size * weight + bias
-    first, second = tl.split(tl.reshape(own, (HEADS, HEAD // 2, 2)))
-    twin = tl.reshape(tl.join(second, first), (HEADS, HEAD))
-    tl.store(out_ptr + row * channels + channel, (own * cos + twin * sin).to(out_ptr.dtype.element_ty), mask=there)
+    for sample in range(samples):
+        row = tl.cast(sample, tl.int64) * tokens + token
+        x = tl.load(x_ptr + row * stride + channel, mask=there, other=0.0).to(tl.float32)
+        x = tl.where(there, x - tl.sum(x) / channels, 0.0)
+        size = tl.rsqrt(tl.sum(x * x) / channels + eps)
+        own = x * size * weight + bias
+        first, second = tl.split(tl.reshape(own, (HEADS, HEAD // 2, 2)))
+        twin = tl.reshape(tl.join(second, first), (HEADS, HEAD))
+        turned = (own * cos + twin * sin).to(out_ptr.dtype.element_ty)
+        tl.store(out_ptr + row * channels + channel, turned, mask=there)
 
 
 @triton.jit
@@ -55,7 +59,7 @@ def _kernel(
     z_ptr, z_weight_ptr, z_bias_ptr, z_out_ptr, z_stride, z_samples, z_channels, z_eps,
     cos_ptr, sin_ptr, tokens, HEADS: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
-    operand = tl.program_id(2)
+    operand = tl.program_id(1)
     if operand == 0:
         _turn(
             x_ptr, x_weight_ptr, x_bias_ptr, x_out_ptr, x_stride, x_samples, x_channels, x_eps,
@@ -119,7 +123,7 @@ def _launched(
     operands += operands[:1] * (MOST - len(rows))  # stand in for those that there are not
     heads = triton.next_power_of_2(max(x.shape[2] for x in rows) // head)
     _launch(
-        (tokens, max(len(x) for x in rows), len(rows)),
+        (tokens, len(rows)),
         (*chain(*operands), cos, sin, tokens),
         {"HEADS": heads, "HEAD": head},
         num_warps=WARPS,
