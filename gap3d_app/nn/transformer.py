@@ -165,8 +165,10 @@ class ModulatedCrossBlock(nn.Module):
         return self.cross_attn(self.norm2(x), context, segments=segments)
 
 
-PART = 3
-"""Blocks between two ends of parts of a chain (see `gap3d_app.nn.parts`)."""
+PARTS = (1 / 8, 1 / 2, 7 / 8)
+"""Shares of a chain's blocks at which a part of it ends (see `gap3d_app.nn.parts`): the device can soon begin with the
+first one, and has little left to do when the last one is known. Every part costs the host some time.
+"""
 
 Advance = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -253,8 +255,9 @@ def _run_together(
         h, mods = h.repeat(count, 1, 1), [mod if mod.shape[0] == 1 else mod.repeat(count, 1) for mod in mods]
     source = blocks[0].enter(h, mods[0])
     layers = zip(blocks, mods, [*mods[1:], None], *conditions, strict=True)
+    ends = {int(len(blocks) * share) for share in PARTS}
     for index, (block, mod, following, *contexts) in enumerate(layers):
-        if index % PART == 0:
+        if index in ends:
             part_ends()
         h, source = advance(block, h, source, mod, contexts, following, alike and block is blocks[0])
     return [leave(part) for part in h.chunk(count)]

@@ -118,7 +118,7 @@ def test_prepared_values_stay_where_they_are(kind: str, device: str) -> None:
 
 @torch.no_grad()
 def test_chains_tell_where_their_parts_end() -> None:
-    """Before the first block and after every third, to the thread that asked."""
+    """After an eighth, half and seven eighths of the blocks, to the thread that asked."""
     flow = structure_flow(True)
     (step,) = flow.prepare([torch.randn(1, 7, 24)], torch.tensor([[800.0]]))
     blocks, contexts = nn.ModuleList([flow.blocks[0]] * 7), [[step[0].contexts[0]] * 7]
@@ -238,7 +238,7 @@ class TestOnCuda:
             (velocity,) = recorded.velocities(state, step)
             assert torch.allclose(velocity.feats, flow.velocities(state, step)[0].feats, atol=1e-5)
             parts += [len(record.graphs) for record in recorded._records.values()] or [0]
-        assert parts == [0, 2, 2, 2, 2, 1, 1, 1] and len(recorded._prepared.graphs) == 1
+        assert parts == [0, 4, 4, 4, 4, 1, 1, 1] and len(recorded._prepared.graphs) == 1
 
     @torch.no_grad()
     def test_what_fails_while_it_is_recorded(self, monkeypatch: pytest.MonkeyPatch) -> None:
