@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gap3d_app.kernels import triton_fits
+from gap3d_app.kernels import gluon_fits, triton_fits
 from gap3d_app.models.grid_config import GridDiTConfig
 from gap3d_app.nn.attention_kernels import attend
 from gap3d_app.nn.embeddings import timestep_embedding
@@ -138,6 +138,14 @@ class GridAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
+    """SwiGLU: a linear layer of the values, times the SiLU of their gates, and a linear layer.
+
+    Attributes:
+        fused: whether one kernel may make the gated values.
+    """
+
+    fused = False
+
     def __init__(self, dim: int, inner: int):
         super().__init__()
         self.linear_1 = nn.Linear(dim, inner, bias=False)
@@ -146,15 +154,22 @@ class GatedFeedForward(nn.Module):
         self.register_buffer("stacked", None, persistent=False)
 
     def stack(self) -> None:
-        """From now on one product makes gate and values; for weights that stay where they are."""
-        self.stacked = stacked_weight([self.linear_1, self.linear_3])
+        """From now on one product makes gates and values; for weights that stay where they are."""
+        self.stacked, self.fused = stacked_weight([self.linear_1, self.linear_3]), gluon_fits()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self._gated(x))
+
+    def _gated(self, x: Tensor) -> Tensor:
         if self.stacked is None:
-            gate, value = self.linear_1(x), self.linear_3(x)
-        else:
-            gate, value = F.linear(x, self.stacked).chunk(2, dim=-1)
-        return self.linear_2(F.silu(gate) * value)
+            return F.silu(self.linear_1(x)) * self.linear_3(x)
+        if self.fused:
+            from gap3d_app.nn import gluon_swiglu  # not every machine has it
+
+            if gluon_swiglu.applies(x, self.stacked):
+                return gluon_swiglu.swiglu(x, self.stacked)
+        gate, value = F.linear(x, self.stacked).chunk(2, dim=-1)
+        return F.silu(gate) * value
 
 
 class ModulatedNorm(nn.Module):
@@ -203,7 +218,7 @@ class GridBlock(nn.Module):
     def unstack(self) -> None:
         """Undo `stack`, so that the weights may move; what was joined goes when the last of them has."""
         self.attn1.stacked = self.feed_forward.stacked = None
-        self.fused = self.attn1.fused = self.attn2.fused = False
+        self.fused = self.attn1.fused = self.attn2.fused = self.feed_forward.fused = False
 
     def enter(self, x: Tensor, modulation: Tensor) -> Tensor:
         """What the attentions of the first block read of x ``[B, N, dim]``."""

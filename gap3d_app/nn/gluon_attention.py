@@ -12,8 +12,6 @@ compare with is torch's own attention.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -25,9 +23,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from gap3d_app.kernels import Launcher, Tiled
+from gap3d_app.nn.gluon_tiles import described
 
 LOG2_E = 1.4426950408889634
 
@@ -320,11 +318,7 @@ def _launched(
     return out
 
 
-def _described(x: Tiled) -> TensorDescriptor:
-    return TensorDescriptor(x.base, x.shape, x.strides, list(x.block), _layout(x.block, x.base.dtype))
-
-
-_launch = Launcher(_kernel, _described)
+_launch = Launcher(_kernel, described)
 
 
 def _tiled(x: Tensor, rows: int) -> Tiled:
@@ -336,12 +330,6 @@ def _tiled(x: Tensor, rows: int) -> Tiled:
     if channel != 1 or batch % 8 or head % 8 or token % 8 or not batch * head * token or x.data_ptr() % 16:
         x = x.contiguous()
     return Tiled(x, list(x.shape), list(x.stride()), (1, 1, rows, CHANNELS))
-
-
-@cache
-def _layout(block: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    """How a block of a tensor [B, H, N, 64] lies in shared memory."""
-    return gl.NVMMASharedLayout.get_default_for(list(block), gl.float16 if dtype == torch.float16 else gl.bfloat16)
 
 
 def applies(q: Tensor) -> bool:

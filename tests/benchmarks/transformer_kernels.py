@@ -3,13 +3,14 @@
     python -m tests.benchmarks.transformer_kernels
 
 First what stands between the products of a GridDiT block and of a modulated block, beside the same in plain torch,
-compiled for the latter, and the time that its bytes take at the speed of a copy; then every attention kernel at the
-sizes of the three flows.
+compiled for the latter, and the time that its bytes take at the speed of a copy; then the GridDiT's gated layer on
+Hopper GPUs; then every attention kernel at the sizes of the three flows.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,9 @@ from torch import nn
 from triton.testing import do_bench
 
 from gap3d_app.full_size.bench import ATTENTION
+from gap3d_app.kernels import gluon_fits
 from gap3d_app.models.acceleration import ROUNDED
+from gap3d_app.models.grid_layers import GatedFeedForward
 from gap3d_app.nn import grid_norms, modulated_norms, triton_modulated, triton_rms, triton_rotation
 from gap3d_app.nn.attention_kernels import KERNELS, kernel_times
 from gap3d_app.nn.grid_rope import norm_rotate, tiled_rope
@@ -77,6 +80,32 @@ def modulated_kernels() -> None:
         print(f"{name:15} " + ", ".join(f"{way}: {us:.1f}" for way, us in times.items()), flush=True)
 
 
+def sustained(run: Callable[[], object], seconds: float = 1.0) -> float:
+    """Mean microseconds of a call while the card is kept at work, as hot and as short of power as in a sampler."""
+    calls, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for _ in range(100):
+            run()
+        torch.cuda.synchronize()
+        calls += 100
+    return 1e6 * (time.perf_counter() - start) / calls
+
+
+@torch.no_grad()
+def gated_layer() -> None:
+    """Both products, in turn with torch's first one and a compiled SiLU and with the kernel of both."""
+    layer = GatedFeedForward(CHANNELS, 4864).cuda().bfloat16()
+    layer.stack()
+    x = torch.randn(2, TOKENS, CHANNELS, device="cuda", dtype=torch.bfloat16)
+    for fused in (False, True) * 3:
+        layer.fused = fused
+        torch._dynamo.reset()
+        run = torch.compile(layer.forward, fullgraph=True, dynamic=False, options=dict(ROUNDED))
+        run(x)
+        way = "one kernel" if fused else "product and SiLU"
+        print(f"gated layer, {way:16} {sustained(lambda run=run: run(x)):.1f}", flush=True)
+
+
 def attention_kernels() -> None:
     """Every kernel on what `bench --full-size` measures the faster ones on."""
     for name, size in ATTENTION.items():
@@ -87,4 +116,6 @@ def attention_kernels() -> None:
 if __name__ == "__main__":
     block_kernels()
     modulated_kernels()
+    if gluon_fits():
+        gated_layer()
     attention_kernels()
