@@ -12,6 +12,7 @@ lives there. This file owns what they share:
 """
 
 import argparse
+import atexit
 import json
 import math
 import os
@@ -284,6 +285,9 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         with ema:
             stage.save_models(out / "model")
         logger.close()
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()  # the others would leave while the first one writes
+        atexit.register(accelerator.end_training)  # a process that ends while its group's threads run may be aborted
     return last
 
 
