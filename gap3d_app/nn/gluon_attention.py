@@ -25,7 +25,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from gap3d_app.kernels import Launcher, Tiled
-from gap3d_app.nn.gluon_tiles import described
+from gap3d_app.nn.gluon_tiles import STEP, aligned, described
 
 LOG2_E = 1.4426950408889634
 
@@ -327,8 +327,8 @@ def _tiled(x: Tensor, rows: int) -> Tiled:
     It takes steps of 16 bytes and channels side by side.
     """
     batch, head, token, channel = x.stride()
-    if channel != 1 or batch % 8 or head % 8 or token % 8 or not batch * head * token or x.data_ptr() % 16:
-        x = x.contiguous()
+    if channel != 1 or batch % 8 or head % 8 or token % 8 or not batch * head * token or x.data_ptr() % STEP:
+        x = aligned(x)
     return Tiled(x, list(x.shape), list(x.stride()), (1, 1, rows, CHANNELS))
 
 

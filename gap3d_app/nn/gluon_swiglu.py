@@ -26,7 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from gap3d_app.kernels import Launcher, Tiled
-from gap3d_app.nn.gluon_tiles import described
+from gap3d_app.nn.gluon_tiles import aligned, described
 
 ROWS, COLUMNS, DEPTH, STAGES = 128, 128, 64, 4
 """Of a tile: rows, gates (and as many values), channels of a step; steps in shared memory."""
@@ -201,9 +201,7 @@ def _launched(x: Tensor, weight: Tensor) -> Tensor:
     if not out.numel():
         return out
     channels, columns = x.shape[-1], out.shape[-1]
-    x, weight = x.flatten(0, -2).contiguous(), weight.contiguous()
-    # The copy engine wants rows that begin at multiples of 16 bytes.
-    x, weight = (part.clone() if part.data_ptr() % 16 else part for part in (x, weight))
+    x, weight = aligned(x.flatten(0, -2)), aligned(weight)
     rows = len(x)
     tiles = -(-rows // ROWS) * (columns // COLUMNS)
     # The weight as [2, F, K]: one copy brings gates and their values.

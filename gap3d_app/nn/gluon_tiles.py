@@ -5,10 +5,20 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from gap3d_app.kernels import Tiled
+
+STEP = 16
+"""Bytes at whose multiples the copy engine wants rows to begin."""
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x, or a copy of it, contiguous and beginning at a multiple of `STEP`."""
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % STEP else x
 
 
 def described(x: Tiled) -> TensorDescriptor:
