@@ -157,6 +157,10 @@ class GatedFeedForward(nn.Module):
         """From now on one product makes gates and values; for weights that stay where they are."""
         self.stacked, self.fused = stacked_weight([self.linear_1, self.linear_3]), gluon_fits()
 
+    def unstack(self) -> None:
+        """Undo `stack`."""
+        self.stacked, self.fused = None, False
+
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(self._gated(x))
 
@@ -217,8 +221,9 @@ class GridBlock(nn.Module):
 
     def unstack(self) -> None:
         """Undo `stack`, so that the weights may move; what was joined goes when the last of them has."""
-        self.attn1.stacked = self.feed_forward.stacked = None
-        self.fused = self.attn1.fused = self.attn2.fused = self.feed_forward.fused = False
+        self.attn1.stacked = None
+        self.feed_forward.unstack()
+        self.fused = self.attn1.fused = self.attn2.fused = False
 
     def enter(self, x: Tensor, modulation: Tensor) -> Tensor:
         """What the attentions of the first block read of x ``[B, N, dim]``."""
