@@ -287,7 +287,8 @@ def run(stage: Stage, cfg: LoopConfig, out: Path) -> dict[str, float]:
         logger.close()
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()  # the others would leave while the first one writes
-        atexit.register(accelerator.end_training)  # a process that ends while its group's threads run may be aborted
+        # A process that ends while its group's threads run may be aborted.
+        atexit.register(accelerator.state.destroy_process_group)
     return last
 
 
