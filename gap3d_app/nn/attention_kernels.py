@@ -5,6 +5,7 @@ torch's own choice follows a fixed order; on one H200 that is not the fastest fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -56,6 +57,11 @@ ANY_LENGTH = ("flash", "tiles", "gluon")
 
 CUDNN_CHANNELS = (64, 128)
 """Of a head, as the public networks have; with narrower ones cuDNN was seen to end the process."""
+
+
+def score_scale(channels: int) -> float:
+    """What the products of queries and keys of so many channels are multiplied by: 1/sqrt(D), in binary orders."""
+    return channels**-0.5 * math.log2(math.e)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str = "torch") -> Tensor:

@@ -5,7 +5,9 @@ exponentials another has the tensor cores. The copy engine brings keys and value
 
 Flash attention corrects its sums whenever a tile of keys raises a query's largest score, which costs a third of the
 instructions. Here the first tile's largest score serves for all tiles, with room for scores up to 15 above it: float16
-reaches that far, bfloat16 much further. Where a score lies higher still, an exponential is infinite and so is all of
+reaches that far, bfloat16 much further. Queries that are normed carry the scale of the scores, and where the first
+tile's largest scores lie near zero, as those of normed queries and keys mostly do, nothing is taken off at all: an
+exponential is one instruction then. Where a score lies too high after all, an exponential is infinite and so is all of
 its query's result; then the program begins again and corrects as usual. Gluon has no interpreter: the twin that tests
 compare with is torch's own attention.
 """
@@ -25,9 +27,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from gap3d_app.kernels import Launcher, Tiled
+from gap3d_app.nn.attention_kernels import score_scale
 from gap3d_app.nn.gluon_tiles import STEP, aligned, described
-
-LOG2_E = 1.4426950408889634
 
 CHANNELS = 64
 """Of a head, as all public networks have."""
@@ -41,6 +42,9 @@ REGISTERS = 168
 MARGIN = gl.constexpr(6.0)
 """Binary orders between one and the largest exponential of the first tile. Sixteen more are left in float16 above one,
 and below the smallest that still counts in a sum of thousands none is lost."""
+
+NEAR = gl.constexpr(8.0)
+"""Binary orders from one within which the first tile's largest exponentials need no shift: as many are left above."""
 
 
 @gluon.jit
@@ -85,16 +89,20 @@ def _by_thread(x):
 
 
 @gluon.jit
-def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, keys, scale, CORRECT: gl.constexpr):
-    """The queries' results [ROWS, CHANNELS] float32; `begun` and `ready` are unused barriers."""
+def _attended(
+    q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, keys, scale,
+    SCALED: gl.constexpr, CORRECT: gl.constexpr,
+):  # fmt: skip
+    """The queries' results [ROWS, CHANNELS] float32; `begun` and `ready` are unused barriers.
+
+    SCALED: queries are multiplied by the scale already.
+    """
     STAGES: gl.constexpr = k_tiles.shape[0]
     COLUMNS: gl.constexpr = k_tiles.shape[3]
     CHANNELS: gl.constexpr = k_tiles.shape[4]
     ROWS: gl.constexpr = q.shape[0]
     of_scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, COLUMNS, 16])
     of_result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, CHANNELS, 16])
-    of_shares: gl.constexpr = gl.DotOperandLayout(0, of_result, 2)
-    by_row: gl.constexpr = gl.SliceLayout(1, of_result)
     tiles = (keys + COLUMNS - 1) // COLUMNS
     # The last slot is free until the first scores are there.
     mbarrier.expect(begun, COLUMNS * CHANNELS * 2)
@@ -110,10 +118,38 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
     _fetch(k_desc, v_desc, sample, head, STAGES - 1, tiles, ready, k_tiles, v_tiles, STAGES - 1 < tiles)
     column = first + gl.arange(0, COLUMNS, layout=gl.SliceLayout(0, of_scores))
     score = gl.where((column < keys)[None, :], score, float("-inf"))
+    if SCALED:
+        scale = 1.0
     top = gl.max(score, 1) * scale
-    if not CORRECT:
-        top = top + MARGIN
-    wide = _exp2(score * scale - top[:, None])
+    given = (q, k_desc, v_desc, ready, k_tiles, v_tiles, sample, head, tiles, scale)
+    if CORRECT:
+        total, weight = _added(given, score, none, total, top, True, True)
+    elif SCALED:
+        if gl.max(gl.abs(top), 0) < NEAR:
+            total, weight = _added(given, score, none, total, top, False, False)
+        else:
+            total, weight = _added(given, score, none, total, top + MARGIN, True, False)
+    else:
+        total, weight = _added(given, score, none, total, top + MARGIN, True, False)
+    return total / gl.convert_layout(gl.sum(weight, 1), gl.SliceLayout(1, of_result))[:, None]
+
+
+@gluon.jit
+def _weighed(score, scale, top, SHIFT: gl.constexpr):
+    """Exponentials of scores."""
+    if SHIFT:
+        score = score * scale - top[:, None]
+    return _exp2(score)
+
+
+@gluon.jit
+def _added(given, score, none, total, top, SHIFT: gl.constexpr, CORRECT: gl.constexpr):
+    """(values weighed with the exponentials of all scores, sums of these by thread); score: the first tile's."""
+    q, k_desc, v_desc, ready, k_tiles, v_tiles, sample, head, tiles, scale = given
+    STAGES: gl.constexpr = k_tiles.shape[0]
+    of_shares: gl.constexpr = gl.DotOperandLayout(0, total.type.layout, 2)
+    by_row: gl.constexpr = gl.SliceLayout(1, total.type.layout)
+    wide = _weighed(score, scale, top, SHIFT)
     weight = _by_thread(wide)
     share = gl.convert_layout(wide.to(q.dtype), of_shares)
     mbarrier.wait(ready.index(0), 0)
@@ -127,7 +163,7 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
             kept = _exp2(top - higher)
             top = higher
             weight = weight * gl.convert_layout(kept, gl.SliceLayout(1, weight.type.layout))[:, None]
-        wide = _exp2(score * scale - top[:, None])
+        wide = _weighed(score, scale, top, SHIFT)
         weight = weight + _by_thread(wide)
         # Here rather than above: its loop keeps the compiler from moving the next wait before the exponentials.
         mbarrier.wait(ready.index(tile % STAGES), (tile // STAGES) & 1)
@@ -138,18 +174,17 @@ def _attended(q, k_desc, v_desc, begun, ready, k_tiles, v_tiles, sample, head, k
         if CORRECT:
             total = total * gl.convert_layout(kept, by_row)[:, None]
         share = gl.convert_layout(wide.to(q.dtype), of_shares)
-    total = warpgroup_mma_wait(0, deps=[_summed(share, v_tiles, (tiles - 1) % STAGES, total)])
-    return total / gl.convert_layout(gl.sum(weight, 1), by_row)[:, None]
+    return warpgroup_mma_wait(0, deps=[_summed(share, v_tiles, (tiles - 1) % STAGES, total)]), weight
 
 
 @gluon.jit
-def _normed(q, gain_ptr):
-    """Bring every query of the tile to the length sqrt(CHANNELS) times its channel's gain, in place."""
+def _normed(q, gain_ptr, scale):
+    """Bring every query of the tile to the length scale * sqrt(CHANNELS) times its channel's gain, in place."""
     CHANNELS: gl.constexpr = q.shape[1]
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])
     wide = q.load(layout).to(gl.float32)
     size = gl.rsqrt(gl.maximum(gl.sum(wide * wide, 1), 1e-24))
-    gain = gl.load(gain_ptr + gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, layout))) * CHANNELS**0.5
+    gain = gl.load(gain_ptr + gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, layout))) * (CHANNELS**0.5 * scale)
     q.store((wide * size[:, None] * gain[None, :]).to(q.dtype))
     fence_async_shared()  # the tensor cores read it by another way than it was written
     gl.thread_barrier()
@@ -188,14 +223,15 @@ def _kernel(
     q = q_tile.reshape([ROWS, CHANNELS])
     mbarrier.wait(asked.index(0), 0)
     if gain_ptr is not None:
-        _normed(q, gain_ptr + head * CHANNELS)
+        _normed(q, gain_ptr + head * CHANNELS, scale)
+    scaled: gl.constexpr = gain_ptr is not None
     found = _attended(
-        q, k_desc, v_desc, begun.index(0), ready, k_tiles, v_tiles, sample, head, keys, scale, False
+        q, k_desc, v_desc, begun.index(0), ready, k_tiles, v_tiles, sample, head, keys, scale, scaled, False
     )
     beyond = gl.max(gl.max(gl.where(gl.abs(found) < float("inf"), 0, 1), 1), 0)
     if beyond > 0:
         found = _attended(
-            q, k_desc, v_desc, begun.index(1), ready_again, k_tiles, v_tiles, sample, head, keys, scale, True
+            q, k_desc, v_desc, begun.index(1), ready_again, k_tiles, v_tiles, sample, head, keys, scale, scaled, True
         )
     of_result: gl.constexpr = found.type.layout
     line = row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, of_result))
@@ -219,7 +255,7 @@ def _kernel(
             mbarrier.wait(asked.index(1), 0)
             across = _attended(
                 q, given_k_desc, given_v_desc, begun.index(2), ready_given, k_tiles, v_tiles,
-                sample, head, given_keys, scale, True,
+                sample, head, given_keys, scale, False, True,
             )  # fmt: skip
             found = gl.load(out_ptr + place, mask=there, other=0.0).to(gl.float32) + gate * across
             gl.store(out_ptr + place, found.to(dtype), mask=there)
@@ -307,7 +343,7 @@ def _launched(
     grid = (-(-queries // ROWS), batch * heads)
     rows = (ROWS, COLUMNS, COLUMNS) * 2
     tiles = [None if x is None else _tiled(x, n) for x, n in zip((*own, *given), rows, strict=True)]
-    numbers = (heads, queries, own[1].shape[2], *sizes, channels**-0.5 * LOG2_E)
+    numbers = (heads, queries, own[1].shape[2], *sizes, score_scale(channels))
     _launch(
         grid,
         (*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers),

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LOG2_E = 1.4426950408889634
+from gap3d_app.nn.attention_kernels import score_scale
 
 ROWS, COLUMNS, WARPS, STAGES = 128, 64, 8, 3
 """Queries and keys that a program takes at a time, and its resources."""
@@ -92,7 +92,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out = q.new_empty(batch, queries, heads, channels)
     _kernel[((queries + ROWS - 1) // ROWS, batch * heads)](
         q, k, v, out, q.stride(0), q.stride(1), q.stride(2), k.stride(0), k.stride(1), k.stride(2),
-        v.stride(0), v.stride(1), v.stride(2), heads, queries, k.shape[2], channels**-0.5 * LOG2_E,
+        v.stride(0), v.stride(1), v.stride(2), heads, queries, k.shape[2], score_scale(channels),
         HEAD=channels, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return out.transpose(1, 2)

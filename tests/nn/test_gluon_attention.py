@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from gap3d_app.kernels import gluon_fits
+from gap3d_app.kernels import gluon_fits, kernel_module
 from gap3d_app.models.grid_layers import Cross, GridBlock
 from gap3d_app.models.grid_sampling import GridDiTConfig
 from gap3d_app.nn.attention import MultiHeadAttention
@@ -37,6 +38,28 @@ def test_normalised_queries(tokens: int, dtype: torch.dtype, tolerance: float) -
     compiled = torch.compile(layer.forward, fullgraph=True)
     for made in (layer(x.to(dtype)), compiled(x.to(dtype))):
         assert made.dtype == dtype and distance(made, exact) < tolerance
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 1.2e-2)])
+@pytest.mark.parametrize("case", ["near", "high", "low", "one key high", "one sample low"])
+def test_scores_of_any_height(case: str, dtype: torch.dtype, tolerance: float) -> None:
+    """The way through the kernel depends on the scores of the last tile of keys; all lead to the same result."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 300, 64, device="cuda").unbind(0)
+    gain = torch.ones(2, 64, device="cuda")
+    along = F.normalize(torch.randn(64, device="cuda"), dim=0)
+    if case in ("high", "low"):  # about 8 and -8 for all keys
+        q, k = q * 0.1 + along * 8, k * 0.1 + along * (8 if case == "high" else -8)
+    elif case == "one key high":
+        k[:, :, 3] = q[:, :, 200] * 5
+    elif case == "one sample low":
+        q[1], k[1] = q[1] * 0.1 + along * 8, k[1] * 0.1 - along * 8
+    q, k, v = (part.to(dtype) for part in (q, k, v))
+    attention = kernel_module("gap3d_app.nn.gluon_attention").gluon_attention
+    made = attention(q, k, v, gain)
+    exact = F.scaled_dot_product_attention(F.normalize(q.double(), dim=-1) * 8, k.double(), v.double())
+    assert made.isfinite().all() and distance(made, exact) < tolerance
 
 
 def block_and_crosses(keys: int, null: bool) -> tuple[GridBlock, list[Cross]]:
