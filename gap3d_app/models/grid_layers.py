@@ -275,7 +275,7 @@ class GridBlock(nn.Module):
         q, k, v = own.projected(source)
         query = given.to_q(source[: len(asked.value)])
         parts = [(q, own.norm_q), (k, own.norm_k), (query, given.norm_q)]
-        q, k, query = norm_rotate(parts, rope, self.fused)
+        q, k, query = norm_rotate(parts, rope.scaled, self.fused)
         within, across = (own.by_heads(q), own.spread(k), own.spread(v)), given.by_heads(query)
         constant = None if null is None else null.value
         return gluon_attention.joint_attention(*within, (across, asked.key, asked.value), constant, self.gate)

@@ -197,7 +197,10 @@ def _kernel(
     heads, queries, keys, given_samples, given_keys, scale,
     ROWS: gl.constexpr, COLUMNS: gl.constexpr, CHANNELS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """With `gain_ptr` None queries are normalised already; with `gate_ptr` None there is no condition."""
+    """With `gain_ptr` None queries are normalised already; with `gate_ptr` None there is no condition.
+
+    scale: of the scores in binary orders, or what is left of it for a condition, see `joint_attention`.
+    """
     dtype: gl.constexpr = q_desc.dtype
     sample, head = gl.program_id(1) // heads, gl.program_id(1) % heads
     row = gl.program_id(0) * ROWS
@@ -224,7 +227,7 @@ def _kernel(
     mbarrier.wait(asked.index(0), 0)
     if gain_ptr is not None:
         _normed(q, gain_ptr + head * CHANNELS, scale)
-    scaled: gl.constexpr = gain_ptr is not None
+    scaled: gl.constexpr = gain_ptr is not None or gate_ptr is not None
     found = _attended(
         q, k_desc, v_desc, begun.index(0), ready, k_tiles, v_tiles, sample, head, keys, scale, scaled, False
     )
@@ -281,8 +284,9 @@ def joint_attention(
     """`gluon_attention` among the tokens plus tanh(gate) times what a condition adds (gap3d.md section 3.3).
 
     Args:
-        q, k, v: [B, H, N, 64].
-        given: queries [G, H, N, 64], keys and values [G, H, L, 64] of the first G samples' attention to the condition.
+        q, k, v: [B, H, N, 64]; queries and keys times the root of `score_scale`, so that scores come scaled.
+        given: queries [G, H, N, 64], likewise, keys and values [G, H, L, 64], as they are, of the first G samples'
+            attention to the condition.
         constant: [B - G, H, 1, 64] its result for the others; None if there are none.
         gate: [H].
 
@@ -343,7 +347,8 @@ def _launched(
     grid = (-(-queries // ROWS), batch * heads)
     rows = (ROWS, COLUMNS, COLUMNS) * 2
     tiles = [None if x is None else _tiled(x, n) for x, n in zip((*own, *given), rows, strict=True)]
-    numbers = (heads, queries, own[1].shape[2], *sizes, score_scale(channels))
+    scale = score_scale(channels)
+    numbers = (heads, queries, own[1].shape[2], *sizes, scale if gate is None else scale**0.5)
     _launch(
         grid,
         (*tiles[:3], gain, *tiles[3:], gate, constant, out, *numbers),

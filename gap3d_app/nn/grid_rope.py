@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gap3d_app.nn.attention_kernels import score_scale
+
 
 def rope_table(
     height: int, width: int, head_dim: int, leading: int = 5, device: torch.device | None = None
@@ -29,12 +31,14 @@ class Rope(NamedTuple):
     """The rotary table laid out for `rotate`.
 
     cos and sin ``[N, head_dim]`` per channel of a head, the sine negative on the first of each pair; phase
-    ``[N, C/2]`` complex64 per pair, repeated for all heads.
+    ``[N, C/2]`` complex64 per pair, repeated for all heads. scaled: the table times the root of `score_scale`, which
+    also scales what it turns; None in itself.
     """
 
     cos: Tensor
     sin: Tensor
     phase: Tensor
+    scaled: "Rope | None" = None
 
     def narrow(self, channels: int) -> "Rope":
         """The table of the first `channels` channels (fewer heads)."""
@@ -49,7 +53,9 @@ def tiled_rope(
     with torch.inference_mode(False):
         cos, sin = rope_table(height, width, head_dim, leading, device)
         signed = torch.stack([-sin, sin], dim=-1).flatten(1)
-        return Rope(cos.repeat_interleave(2, dim=-1), signed, torch.complex(cos, sin).repeat(1, heads))
+        rope = Rope(cos.repeat_interleave(2, dim=-1), signed, torch.complex(cos, sin).repeat(1, heads))
+        root = score_scale(head_dim) ** 0.5
+        return rope._replace(scaled=Rope(*(part * root for part in rope[:3])))
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
