@@ -122,13 +122,11 @@ def _attended(
         scale = 1.0
     top = gl.max(score, 1) * scale
     given = (q, k_desc, v_desc, ready, k_tiles, v_tiles, sample, head, tiles, scale)
+    near = gl.max(gl.abs(top), 0) < NEAR if SCALED else False
     if CORRECT:
         total, weight = _added(given, score, none, total, top, True, True)
-    elif SCALED:
-        if gl.max(gl.abs(top), 0) < NEAR:
-            total, weight = _added(given, score, none, total, top, False, False)
-        else:
-            total, weight = _added(given, score, none, total, top + MARGIN, True, False)
+    elif near:
+        total, weight = _added(given, score, none, total, top, False, False)
     else:
         total, weight = _added(given, score, none, total, top + MARGIN, True, False)
     return total / gl.convert_layout(gl.sum(weight, 1), gl.SliceLayout(1, of_result))[:, None]
