@@ -3,8 +3,8 @@
     python -m tests.benchmarks.transformer_kernels
 
 First what stands between the products of a GridDiT block and of a modulated block, beside the same in plain torch,
-compiled for the latter, and the time that its bytes take at the speed of a copy; then the GridDiT's gated layer on
-Hopper GPUs; then every attention kernel at the sizes of the three flows.
+compiled for the latter, and the time that its bytes take at the speed of a copy; then, on Hopper GPUs, the GridDiT's
+gated layer and attention that norms its queries; then every attention kernel at the sizes of the three flows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from triton.testing import do_bench
 
 from gap3d_app.full_size.bench import ATTENTION
-from gap3d_app.kernels import gluon_fits
+from gap3d_app.kernels import gluon_fits, kernel_module
 from gap3d_app.models.acceleration import ROUNDED
 from gap3d_app.models.grid_layers import GatedFeedForward
 from gap3d_app.nn import grid_norms, modulated_norms, triton_modulated, triton_rms, triton_rotation
@@ -106,6 +106,22 @@ def gated_layer() -> None:
         print(f"gated layer, {way:16} {sustained(lambda run=run: run(x)):.1f}", flush=True)
 
 
+@torch.no_grad()
+def normed_attention() -> None:
+    """Of queries that the kernel norms: scores near zero, as gains of one leave them, and higher ones, shifted.
+
+    The sizes are those of the two TRELLIS flows.
+    """
+    attention = kernel_module("gap3d_app.nn.gluon_attention").gluon_attention
+    for name in ("structure, within", "slat, within"):
+        batch, heads, tokens, _, channels, dtype = ATTENTION[name]
+        q, k, v = torch.randn(3, batch, heads, tokens, channels, device="cuda", dtype=dtype).unbind(0)
+        for gain in (1.0, 3.0) * 2:
+            gains = torch.full((heads, channels), gain, device="cuda")
+            spent = sustained(lambda q=q, k=k, v=v, gains=gains: attention(q, k, v, gains))
+            print(f"{name:22} queries normed, gains of {gain:.0f}: {spent:.1f}", flush=True)
+
+
 def attention_kernels() -> None:
     """Every kernel on what `bench --full-size` measures the faster ones on."""
     for name, size in ATTENTION.items():
@@ -118,4 +134,5 @@ if __name__ == "__main__":
     modulated_kernels()
     if gluon_fits():
         gated_layer()
+        normed_attention()
     attention_kernels()
